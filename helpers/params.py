@@ -1,0 +1,105 @@
+"""The parameters of the five notebooks: which there are, of which type, and what is allowed.
+
+Defaults live in each notebook's cell tagged `parameters`; this module only says what may replace them.
+"""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, TypeAdapter, ValidationError
+
+Text = Annotated[str, Field(strict=True)]
+Name = Annotated[str, Field(strict=True, min_length=1)]
+Fraction = Annotated[float, Field(gt=0, lt=0.9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Flag = StrictBool
+
+SHARED = {"run_dir": Text, "seed": Annotated[int, Field(ge=0, lt=2**32)]}
+
+RULES = {
+    "01_data": {
+        **SHARED,
+        "data_path": Name,
+        "question_column": Name,
+        "answer_column": Name,
+        "system_prompt": Text,
+        "model_id": Name,
+        "max_length": Annotated[int, Field(ge=16, le=131_072)],
+        "validation_fraction": Fraction,
+        "test_fraction": Fraction,
+        "max_rows": Annotated[int, Field(ge=0)],
+    },
+    "02_quantize_and_lora": {
+        **SHARED,
+        "quantization": Literal["nf4", "int8", "none"],
+        "lora_r": Annotated[int, Field(ge=1, le=512)],
+        "lora_alpha": Annotated[int, Field(ge=1, le=4096)],
+        "lora_dropout": Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)],
+        "lora_targets": Name,
+    },
+    "03_train": {
+        **SHARED,
+        "epochs": Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)],
+        "batch_size": Count,
+        "gradient_accumulation_steps": Count,
+        "learning_rate": Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)],
+        "lr_scheduler": Literal["cosine", "linear", "constant", "constant_with_warmup"],
+        "warmup_ratio": Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)],
+        "optim": Literal["adamw_torch", "paged_adamw_8bit", "adamw_8bit"],
+        "precision": Literal["auto", "float32", "bfloat16", "float16"],
+        "eval_fraction": Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],
+        "save_fraction": Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],
+        "resume": Flag,
+    },
+    "04_merge_push": {
+        **SHARED,
+        "push_to": Literal["none", "hub"],
+        "hub_repo_id": Text,
+        "hub_private": Flag,
+    },
+    "05_evaluate": {
+        **SHARED,
+        "load_from": Literal["local", "hub"],
+        "max_new_tokens": Annotated[int, Field(ge=1, le=8192)],
+        "eval_batch_size": Annotated[int, Field(ge=1, le=4096)],
+        "bootstrap_samples": Annotated[int, Field(ge=100, le=1_000_000)],
+    },
+}
+
+NOTEBOOKS = tuple(RULES)
+
+
+class ParameterError(ValueError):
+    """A parameter has a value that the course cannot use; the message is one sentence that names it."""
+
+
+def check(notebook, values):
+    """Return the parameters of `notebook` (a name in `NOTEBOOKS`) found in `values`, validated.
+
+    `values` maps names to values and may hold more, e.g. a notebook's `globals()`. Numbers written
+    as text become numbers, because YAML reads `2e-4` as a string.
+    Raises ParameterError, with one sentence that names the parameter, what it was and what is allowed.
+    """
+    checked = {name: _check_one(name, values.get(name), rule) for name, rule in RULES[notebook].items()}
+    if notebook == "01_data" and checked["validation_fraction"] + checked["test_fraction"] >= 0.95:
+        raise ParameterError(
+            f"validation_fraction + test_fraction was {checked['validation_fraction']} + "
+            f"{checked['test_fraction']}, but together they must stay below 0.95 so that rows are left to train on."
+        )
+    if checked.get("push_to") == "hub" and "/" not in checked["hub_repo_id"]:
+        raise ParameterError(
+            f"hub_repo_id was {checked['hub_repo_id']!r}, but with push_to 'hub' it should be 'account/name'."
+        )
+    return checked
+
+
+def _check_one(name, value, rule):
+    if isinstance(value, bool) and rule is not Flag:
+        raise ParameterError(f"Parameter {name} was {value!r}, but it should not be true or false.")
+    try:
+        return TypeAdapter(rule).validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        wanted = said[6:] if said.startswith("Input should") else f"should be valid: {said}"
+        shown = json.dumps(value, default=str)[:80]
+        raise ParameterError(f"Parameter {name} was {shown}, but it {wanted}.") from None

@@ -1,0 +1,58 @@
+"""Figures of the course: one idea each, labelled axes, readable from the back of a room."""
+
+import matplotlib.pyplot as plt
+
+
+def _axes(title, xlabel, ylabel, size=(7, 4)):
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    return figure, axes
+
+
+def token_lengths(lengths, max_length):
+    """Histogram of `lengths` (tokens per example); a line at `max_length` when it is in sight."""
+    figure, axes = _axes("How long the examples are", "tokens per example", "examples")
+    axes.hist(lengths, bins=20, color="#3b6ea5", edgecolor="white")
+    if max_length < 2 * max(lengths):
+        axes.axvline(max_length, color="#c0392b", label="max_length")
+        axes.legend()
+    return figure
+
+
+def losses(history, path):
+    """Training and validation loss over optimizer steps, from the Trainer's log history; saved to `path`."""
+    figure, axes = _axes("Loss while training", "optimizer step", "loss per answer token (nats)")
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
+        points = [(row["step"], row[key]) for row in history if key in row]
+        axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.set_yscale("log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    return figure
+
+
+def accuracies(systems):
+    """Bars of accuracy with 95 % intervals; systems: {name: {"accuracy": x, "ci95": [low, high]}}, shares 0–1."""
+    figure, axes = _axes("Right answers on the test rows", "", "accuracy (%)")
+    for name, row in systems.items():
+        low, high = row["ci95"]
+        height = 100 * row["accuracy"]
+        axes.bar(name, height, color="#3b6ea5")
+        axes.errorbar(name, height, [[height - 100 * low], [100 * high - height]], color="black", capsize=6)
+        axes.text(name, 3, f"{height:.0f} %", ha="center", color="white" if height > 12 else "black")
+    axes.set_ylim(0, 105)
+    return figure
+
+
+def confusion(truth, answers, labels):
+    """Confusion matrix of `answers` against `truth` (lists of str); anything not in `labels` counts as "other"."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    named = [answer if answer in labels else "other" for answer in answers]
+    shown = [*labels, "other"] if "other" in named else list(labels)
+    figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
+    axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")
+    return figure
