@@ -1,0 +1,191 @@
+"""The runner: the five notebooks through papermill, with one run directory.
+
+python -m helpers.run [--params FILE.yaml] [-p NAME VALUE]... [--run-dir DIR] [--from 03] [--until 04] [--force]
+
+Exit codes: 0 done, 1 a notebook failed, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from helpers import artefacts, params
+
+FOLDER = artefacts.REPOSITORY / "notebooks"
+
+
+class UsageError(ValueError):
+    """The command line asks for something that cannot be done; one sentence."""
+
+
+class NotebookError(RuntimeError):
+    """A notebook did not finish; the message says where, why, and where the executed notebook is."""
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m helpers.run", description="Run the course's notebooks in order.")
+    parser.add_argument("--params", metavar="FILE.yaml", help="parameters from a YAML file")
+    parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="one parameter")
+    parser.add_argument("--run-dir", default="", help="where results go (default: runs/default)")
+    parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first notebook")
+    parser.add_argument("--until", dest="last", default="05", metavar="NN", help="last notebook")
+    parser.add_argument("--force", action="store_true", help="run finished steps again")
+    return parser.parse_args(arguments)
+
+
+def overrides(options):
+    """Parameters given by file and by -p, as {name: value}; -p wins."""
+    given = {}
+    if options.params:
+        try:
+            given = yaml.safe_load(Path(options.params).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise UsageError(f"--params {options.params}: there is no such file.") from None
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"--params {options.params} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(given, dict):
+            raise UsageError(f"--params {options.params}: should hold lines of the form 'name: value'.")
+    for name, text in options.p:
+        try:
+            given[name] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            given[name] = text
+    if given.pop("run_dir", None):
+        raise UsageError("run_dir: give it with --run-dir, so that all notebooks share one.")
+    known = {name for rules in params.RULES.values() for name in rules}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(sorted(known))}."
+            raise UsageError(f"{name}: unknown parameter; {hint}")
+    # Paths are meant from where the command was typed; the notebooks run in their own folder.
+    for name in ("data_path", "model_id"):
+        if name in given and isinstance(given[name], str) and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).resolve())
+    return given
+
+
+def selection(options):
+    """The notebooks from --from until --until, in order."""
+    def position(text):
+        found = [i for i, name in enumerate(params.NOTEBOOKS) if text and name.startswith(text)]
+        if len(found) != 1:
+            raise UsageError(f"{text}: no such notebook; there are {', '.join(params.NOTEBOOKS)}.")
+        return found[0]
+
+    chosen = params.NOTEBOOKS[position(options.first) : position(options.last) + 1]
+    if not chosen:
+        raise UsageError(f"--from {options.first} comes after --until {options.last}.")
+    return chosen
+
+
+def settings(given):
+    """Checked parameters of every notebook: its own defaults, replaced by `given`. {notebook: {name: value}}"""
+    import papermill
+
+    checked = {}
+    for notebook in params.NOTEBOOKS:
+        declared = papermill.inspect_notebook(str(FOLDER / f"{notebook}.ipynb"))
+        defaults = {name: ast.literal_eval(about["default"]) for name, about in declared.items()}
+        own = {name: value for name, value in given.items() if name in defaults}
+        checked[notebook] = params.check(notebook, {**defaults, **own})
+    return checked
+
+
+def execute(notebook, run_dir, parameters):
+    """Run one notebook; raises NotebookError unless every code cell completed and the manifest is there."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    output = run_dir / "notebooks" / f"{notebook}.ipynb"
+    output.parent.mkdir(exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            # papermill fills braces in paths; double ones stand for themselves
+            str(FOLDER / f"{notebook}.ipynb").replace("{", "{{").replace("}", "}}"),
+            str(output).replace("{", "{{").replace("}", "}}"),
+            parameters=parameters, kernel_name="python3", cwd=str(FOLDER), progress_bar=False, stderr_file=sys.stderr,
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(
+            f"{notebook} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"The executed notebook is {output}"
+        ) from None
+    except DeadKernelError:
+        raise NotebookError(
+            f"{notebook}: its kernel was killed, most often for want of memory: lower batch_size or max_length.\n"
+            f"The executed notebook is {output}"
+        ) from None
+    for number, cell in enumerate(json.loads(output.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not cell["execution_count"]:
+            raise NotebookError(f"{notebook} stopped before cell {number}.\nThe executed notebook is {output}")
+    artefacts.read_manifest(run_dir, notebook)
+
+
+def show_results(run_dir):
+    """Print what each notebook took and, when there are figures, the results table."""
+    print(f"\n{'notebook':<24}{'seconds':>9}{'peak MB':>9}")
+    for notebook in params.NOTEBOOKS:
+        try:
+            manifest = artefacts.read_manifest(run_dir, notebook)
+        except artefacts.ArtefactError:
+            continue
+        print(f"{notebook:<24}{manifest['seconds']:>9.0f}{manifest['peak_memory_mb']:>9}")
+    path = run_dir / "05_evaluate" / "metrics.json"
+    if path.is_file() and (path.parent / "manifest.json").is_file():
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        print(f"\n{'system':<24}{'accuracy':>9}   95 % interval   ({metrics['test_rows']} test rows)")
+        for name, row in metrics["systems"].items():
+            low, high = row["ci95"]
+            print(f"{name:<24}{row['accuracy']:>9.1%}   {low:.1%} – {high:.1%}")
+        print(f"\nmerged against base_zero_shot: {metrics['verdict']}")
+    print(f"\nEverything is in {run_dir}")
+
+
+def main(arguments=None):
+    """Run the command line. Returns the exit code."""
+    options = parse(arguments)
+    try:
+        given = overrides(options)
+        chosen = selection(options)
+        checked = settings(given)
+        run_dir = artefacts.run_directory(options.run_dir)
+    except (UsageError, params.ParameterError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"--run-dir {options.run_dir} cannot be used: {error.strerror}.", file=sys.stderr)
+        return 2
+    if Path(checked["01_data"]["model_id"]).is_dir() or checked["01_data"]["model_id"] == "SmolLM2-135M-Instruct":
+        if checked["04_merge_push"]["push_to"] == "none" and checked["05_evaluate"]["load_from"] == "local":
+            os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
+    try:
+        for notebook in chosen:
+            if not options.force and artefacts.is_current(notebook, run_dir, checked[notebook]):
+                print(f"{notebook}: unchanged, skipped", flush=True)
+                continue
+            print(f"{notebook}: running", flush=True)
+            own = {name: checked[notebook][name] for name in given if name in checked[notebook]}
+            start = time.monotonic()
+            execute(notebook, run_dir, {**own, "run_dir": str(run_dir)})
+            print(f"{notebook}: done in {time.monotonic() - start:.0f} s", flush=True)
+    except (NotebookError, artefacts.ArtefactError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last finished step or checkpoint.", file=sys.stderr)
+        return 130
+    show_results(run_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The committed notebooks: their form, and that their stored outputs are what the code gives."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from helpers import artefacts, params, refresh
+
+FOLDER = artefacts.REPOSITORY / "notebooks"
+
+
+def load(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", 4)
+
+
+def problems(notebook):
+    """What is wrong with a committed notebook (NotebookNode), as a list of sentences."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = []
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("cells were not run in order")
+    if sum(bool(cell.outputs) for cell in code) < len(code) / 2:
+        found.append("outputs are missing")
+    for cell in code:
+        prints = "print(" in cell.source and "setup" not in cell.metadata.get("tags", [])
+        if prints and not cell.outputs:
+            found.append(f"this cell prints but has no output: {cell.source[:50]}")
+        found += ["an error output" for out in cell.outputs if out.output_type == "error"]
+    text = nbformat.writes(notebook)
+    found += [f"{key} metadata" for key in ("papermill", "widgets") if key in notebook.metadata]
+    if re.search(r"/(root|home|tmp|Users)/\w|[A-Z]:\\\\Users", text):
+        found.append("an absolute path")
+    return found
+
+
+@pytest.mark.parametrize("name", params.NOTEBOOKS)
+def test_form(name):
+    notebook = load(name)
+    assert problems(notebook) == []
+    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("parameters") == tags.count("setup") == 1
+    declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
+    assert set(declared) == set(params.RULES[name])
+    assert all(about["help"] for about in declared.values())
+    params.check(name, {key: ast.literal_eval(about["default"]) for key, about in declared.items()})
+
+
+@pytest.mark.parametrize("name", params.NOTEBOOKS)
+def test_set_up_and_badge_follow_pyproject(name):
+    notebook, wanted = load(name), load(name)
+    refresh.in_line(wanted, name, *refresh.repository())
+    assert notebook == wanted
+    setup = [cell.source for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    assert setup == [cell.source for cell in load("01_data").cells if "setup" in cell.metadata.get("tags", [])]
+
+
+def test_spoiled_notebooks_are_found():
+    cleared = load("01_data")
+    for cell in cleared.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    assert "outputs are missing" in problems(cleared)
+    with_path = load("01_data")
+    with_path.cells[0].source += "/home/someone/file"
+    assert "an absolute path" in problems(with_path)
+
+
+def nbval(paths, run_dir):
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout=3000", "-p", "no:cacheprovider", "-q"]
+    environment = {**os.environ, "COURSE_RUN_DIR": str(run_dir), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*command, *map(str, paths)], capture_output=True, text=True, env=environment, cwd=FOLDER
+    )
+
+
+def test_nbval_finds_an_edited_output(tmp_path):
+    """A copy of 01 with one stored output edited must fail, and only there."""
+    edited = load("01_data")
+    target = [cell for cell in edited.cells if "examples are" in cell.source or "checked" in cell.source][-1]
+    target.outputs[0].text = target.outputs[0].text.replace("checked", "looked at")
+    copy = FOLDER / "01_data-edited.ipynb"
+    try:
+        nbformat.write(edited, copy)
+        done = nbval([copy], tmp_path)
+    finally:
+        copy.unlink()
+    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-3000:]
+
+
+def test_stored_outputs_are_what_the_code_gives(tmp_path):
+    done = nbval([FOLDER / f"{name}.ipynb" for name in params.NOTEBOOKS], tmp_path)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
+
+
+def test_colab_set_up_cell(tmp_path):
+    """With a stand-in google.colab and the URL of a local clone, the cell clones, keeps torch, and runs twice."""
+    url, ref = refresh.repository()
+    origin = tmp_path / "origin"
+    tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                             cwd=artefacts.REPOSITORY, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, tracked):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(artefacts.REPOSITORY / name, origin / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-C", str(origin)]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"], ["tag", ref]):
+        subprocess.run([*git, *command], check=True)
+    fake = tmp_path / "fake" / "google" / "colab"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    setup = next(c.source for c in load("01_data").cells if "setup" in c.metadata.get("tags", []))
+    script = setup.replace(url, str(origin))
+    script = f"{script}\n{script}\nimport os, helpers.params as p; print(os.path.basename(os.getcwd()), p.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(fake.parent.parent), "COURSE_HOME": str(tmp_path / "course")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("notebooks ") and str(tmp_path / "course") in done.stdout

@@ -1,0 +1,59 @@
+"""The runner: what it refuses, what it skips, and a whole small course."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments, cwd=None):
+    command = [sys.executable, "-m", "helpers.run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [(["-p", "learning_rte", "1e-3"], "learning_rate"), (["-p", "lora_r", "-4"], "lora_r was -4"),
+     (["-p", "quantization", "nf5"], "'nf4', 'int8' or 'none'"), (["--params", "missing.yaml"], "missing.yaml"),
+     (["--from", "09"], "09"), (["-p", "push_to", "hub"], "hub_repo_id")],
+)
+def test_wrong_usage_is_refused_before_anything_starts(tmp_path, arguments, said):
+    done = run("--run-dir", tmp_path / "run", *arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_03_alone_says_what_to_run_first(tmp_path):
+    done = run("--run-dir", tmp_path, "--from", "03")
+    assert done.returncode == 1 and "run 01_data first" in done.stderr
+
+
+def test_a_broken_file_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "mine.csv").write_text("text,label\nx,y\n")
+    done = run("--run-dir", tmp_path / "run", "-p", "data_path", "mine.csv", "--until", "01", cwd=tmp_path)
+    assert done.returncode == 1 and "has no column 'question'; it has: text, label." in done.stderr
+
+
+def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
+    rows = [f"{'good' if i % 2 else 'bad'} thing number {i},{'up' if i % 2 else 'down'}" for i in range(40)]
+    (tmp_path / "mine.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    small = ["--run-dir", tmp_path / "a run", "-p", "data_path", "mine.csv", "-p", "model_id", tiny,
+             "-p", "question_column", "text", "-p", "answer_column", "label", "-p", "epochs", 1]
+    done = run(*small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "a run"
+    for name in ("01_data/test.jsonl", "02_quantize_and_lora/adapter_config.json", "03_train/loss.png",
+                 "03_train/adapter/adapter_model.safetensors", "04_merge_push/merged/config.json",
+                 "04_merge_push/merge_check.json", "05_evaluate/predictions.jsonl", "notebooks/05_evaluate.ipynb"):
+        assert (out / name).is_file(), name
+    metrics = json.loads((out / "05_evaluate" / "metrics.json").read_text())
+    rows = [json.loads(line) for line in (out / "05_evaluate" / "predictions.jsonl").read_text().splitlines()]
+    assert metrics["test_rows"] == len(rows) == 12
+    for system, figures in metrics["systems"].items():
+        assert figures["accuracy"] == sum(row[system] == row["answer"] for row in rows) / len(rows)
+
+    again = run(*small, cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout.count("unchanged, skipped") == 5
+    other = run(*small, "-p", "learning_rate", "2e-4", cwd=tmp_path)
+    assert other.returncode == 0 and other.stdout.count("unchanged, skipped") == 2, other.stdout
