@@ -156,8 +156,9 @@ class Step:
 
         leave_out: names of sub-folders that are not results, e.g. checkpoints.
         """
-        paths = sorted(p for p in self.folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+        paths = sorted(p for p in self.folder.rglob("*") if p.is_file())
         names = {p.relative_to(self.folder).as_posix(): p for p in paths}
+        names = {n: p for n, p in names.items() if not any(part.startswith(".") for part in n.split("/"))}
         names = {n: p for n, p in names.items() if n.split("/")[0] not in leave_out and n != "manifest.json"}
         manifest = {
             "notebook": self.notebook,

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -106,15 +107,15 @@ def find(model_id):
 def quiet():
     """Keep library chatter (progress of loading, a kernel that bitsandbytes looks for) out of the notebooks."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
+    warnings.filterwarnings("ignore", category=FutureWarning)
     import datasets
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    import warnings
-
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def pick_precision(precision="auto"):

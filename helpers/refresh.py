@@ -15,7 +15,7 @@ import nbformat
 from helpers import artefacts, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
-PRIVATE = re.compile(r"/(root|home|tmp|Users)/\w")
+PRIVATE = re.compile(r"/(root|home|tmp|work|Users)/\w")
 
 
 def repository():
