@@ -28,8 +28,8 @@ def in_line(notebook, name, url, ref):
     """Put `url` and `ref` into the set-up cell and the badge of `notebook` (a NotebookNode), in place."""
     for cell in notebook.cells:
         if "setup" in cell.metadata.get("tags", []):
-            cell.source = re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{url}"', cell.source, flags=re.M)
-            cell.source = re.sub(r'^REF = ".*"', f'REF = "{ref}"', cell.source, flags=re.M)
+            cell.source = re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{url}"', cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r'^REF = ".*"', f'REF = "{ref}"', cell.source, flags=re.MULTILINE)
     badge = f"https://colab.research.google.com/github/{url.split('/', 3)[3]}/blob/{ref}/notebooks/{name}.ipynb"
     first = notebook.cells[0]
     first.source = re.sub(r"https://colab\.research\.google\.com/github/[^)]*", badge, first.source)

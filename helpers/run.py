@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, params
+from helpers import artefacts, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 
@@ -99,6 +99,13 @@ def settings(given):
     return checked
 
 
+def needs_hub(checked):
+    """True when these parameters take a model from the Hub or send one there."""
+    model_id = checked["01_data"]["model_id"]
+    local = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
+    return not local or checked["04_merge_push"]["push_to"] == "hub" or checked["05_evaluate"]["load_from"] == "hub"
+
+
 def execute(notebook, run_dir, parameters):
     """Run one notebook; raises NotebookError unless every code cell completed and the manifest is there."""
     import papermill
@@ -164,9 +171,8 @@ def main(arguments=None):
     except OSError as error:
         print(f"--run-dir {options.run_dir} cannot be used: {error.strerror}.", file=sys.stderr)
         return 2
-    if Path(checked["01_data"]["model_id"]).is_dir() or checked["01_data"]["model_id"] == "SmolLM2-135M-Instruct":
-        if checked["04_merge_push"]["push_to"] == "none" and checked["05_evaluate"]["load_from"] == "local":
-            os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
+    if not needs_hub(checked):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
     try:
         for notebook in chosen:
             if not options.force and artefacts.is_current(notebook, run_dir, checked[notebook]):

@@ -9,7 +9,7 @@ import pytest
 
 def run(*arguments, cwd=None):
     command = [sys.executable, "-m", "helpers.run", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
 
 
 @pytest.mark.parametrize(
