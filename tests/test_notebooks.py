@@ -44,6 +44,8 @@ def problems(notebook):
 def test_form(name):
     notebook = load(name)
     assert problems(notebook) == []
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds.count("markdown") > kinds.count("code")
     tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
     assert tags.count("parameters") == tags.count("setup") == 1
     declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
