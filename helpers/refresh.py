@@ -47,7 +47,7 @@ def clean(notebook):
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for before, after in zip(cell.outputs[:-1], cell.outputs[1:], strict=True):
-                if before.output_type == after.output_type == "stream":
+                if before.output_type == after.output_type == "stream" and before.name == after.name:
                     after.text, before.text = before.text + after.text, ""
             cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text]
     found = PRIVATE.search(nbformat.writes(notebook))
@@ -58,15 +58,11 @@ def clean(notebook):
 def main():
     """Run, clean, write. Raises SystemExit when a notebook fails or holds an absolute path."""
     import papermill
+    from traitlets.config import Config
 
     run_dir = artefacts.run_directory()
     os.environ.update(COURSE_RUN_DIR=str(run_dir), HF_HUB_OFFLINE="1")
     url, ref = repository()
-    for name in params.NOTEBOOKS:
-        path = FOLDER / f"{name}.ipynb"
-        notebook = nbformat.read(path, 4)
-        in_line(notebook, name, url, ref)
-        nbformat.write(notebook, path)
     (run_dir / "notebooks").mkdir(exist_ok=True)
     done = {}
     for name in params.NOTEBOOKS:
@@ -75,8 +71,10 @@ def main():
         papermill.execute_notebook(
             str(FOLDER / f"{name}.ipynb"), str(output), kernel_name="python3", cwd=str(FOLDER),
             progress_bar=False, stderr_file=sys.stderr,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
         done[name] = nbformat.read(output, 4)
+        in_line(done[name], name, url, ref)
         clean(done[name])
     for name, notebook in done.items():
         part = Path(f"{FOLDER / name}.part")

@@ -111,6 +111,7 @@ def execute(notebook, run_dir, parameters):
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     output = run_dir / "notebooks" / f"{notebook}.ipynb"
     output.parent.mkdir(exist_ok=True)
@@ -120,10 +121,12 @@ def execute(notebook, run_dir, parameters):
             str(FOLDER / f"{notebook}.ipynb").replace("{", "{{").replace("}", "}}"),
             str(output).replace("{", "{{").replace("}", "}}"),
             parameters=parameters, kernel_name="python3", cwd=str(FOLDER), progress_bar=False, stderr_file=sys.stderr,
+            # or the kernel warns on every start that others on this machine could listen in
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     except PapermillExecutionError as error:
         raise NotebookError(
-            f"{notebook} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}\n"
             f"The executed notebook is {output}"
         ) from None
     except DeadKernelError:
@@ -182,7 +185,8 @@ def main(arguments=None):
             own = {name: checked[notebook][name] for name in given if name in checked[notebook]}
             start = time.monotonic()
             execute(notebook, run_dir, {**own, "run_dir": str(run_dir)})
-            print(f"{notebook}: done in {time.monotonic() - start:.0f} s", flush=True)
+            peak = artefacts.read_manifest(run_dir, notebook)["peak_memory_mb"]
+            print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
     except (NotebookError, artefacts.ArtefactError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
