@@ -42,12 +42,22 @@ def sha256(path):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def text_hash(*texts):
+    """SHA-256 over several texts (64 hexadecimal digits); where one ends matters."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
 def write_json(path, value):
     """Write `value` as JSON so that a reader sees the old file or the whole new one, never half of it."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+def read_json(path):
+    """The value in a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def read_manifest(run_dir, notebook):
@@ -73,8 +83,9 @@ def input_hashes(notebook, run_dir, parameters):
     """Hashes of everything `notebook` starts from: earlier results, data file, model, notebook code, helpers."""
     hashes = {needed: fingerprint(read_manifest(run_dir, needed)) for needed in NEEDS[notebook]}
     if notebook == "01_data":
-        data_file = REPOSITORY / "notebooks" / parameters["data_path"]
-        hashes["data"] = sha256(data_file) if data_file.is_file() else "missing"
+        path = REPOSITORY / "notebooks" / Path(parameters["data_path"]).expanduser()
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+        hashes["data"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else "missing"
     cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()

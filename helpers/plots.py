@@ -33,16 +33,15 @@ def losses(history, path):
     return figure
 
 
-def accuracies(systems):
-    """Bars of accuracy with 95 % intervals; systems: {name: {"accuracy": x, "ci95": [low, high]}}, shares 0–1."""
-    figure, axes = _axes("Right answers on the test rows", "", "accuracy (%)")
-    for name, row in systems.items():
-        low, high = row["ci95"]
-        height = 100 * row["accuracy"]
-        axes.bar(name, height, color="#3b6ea5")
-        axes.errorbar(name, height, [[height - 100 * low], [100 * high - height]], color="black", capsize=6)
-        axes.text(name, 3, f"{height:.0f} %", ha="center", color="white" if height > 12 else "black")
-    axes.set_ylim(0, 105)
+def scores(intervals, metric):
+    """Horizontal bars with 95 % intervals; intervals: {system: (score, (low, high))}, shares 0–1."""
+    figure, axes = _axes("Scores on the test rows, with 95 % intervals", f"{metric.replace('_', ' ')} (%)", "", (8, 4))
+    for name, (score, (low, high)) in reversed(intervals.items()):
+        axes.barh(name, 100 * score, color="#d9822b" if name in ("adapter", "merged") else "#3b6ea5")
+        axes.errorbar(100 * score, name, xerr=[[100 * (score - low)], [100 * (high - score)]], color="black", capsize=5)
+        axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center")
+    axes.set_xlim(0, 112)
+    axes.set_xticks(range(0, 101, 20))
     return figure
 
 

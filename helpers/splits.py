@@ -1,0 +1,151 @@
+"""Splits that cannot leak: near duplicates stay on one side, class shares are kept."""
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import normalize
+
+EXACT_UP_TO = 20_000  # texts; beyond, comparing all pairs would take time that grows with their square
+BANDS, ROWS = 20, 3  # of MinHash: pairs that share 60 % of their n-grams are found with probability 0.99
+FEATURES = 2**20
+
+
+class Similarity:
+    """Cosine of TF-IDF vectors over character 4-grams within words: 0 nothing in common, 1 the same.
+
+    Rare n-grams weigh more, so wording that all rows share (an instruction, a signature) does not make
+    them duplicates. The weights come from `texts`; n-grams are hashed, so memory does not grow with them.
+    """
+
+    def __init__(self, texts):
+        self._counts = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(4, 4), n_features=FEATURES, alternate_sign=False, norm=None
+        )
+        documents = np.zeros(FEATURES)
+        for part in _chunks(texts):
+            documents += np.bincount(self._counts.transform(part).indices, minlength=FEATURES)
+        self._weights = (np.log((1 + len(texts)) / (1 + documents)) + 1).astype(np.float32)
+
+    def vectors(self, texts):
+        """Sparse matrix, one unit row per text."""
+        counts = self._counts.transform(texts).astype(np.float32)
+        counts.data = (1 + np.log(counts.data)) * self._weights[counts.indices]
+        return normalize(counts, copy=False)
+
+    def ngrams(self, texts):
+        """Sparse matrix of hashed n-grams, unweighted."""
+        return self._counts.transform(texts)
+
+    def largest(self, texts, others):
+        """Largest similarity of each of `texts` to any of `others`. Returns (similarities, positions), arrays."""
+        transposed = self.vectors(others).T.tocsr()
+        best, where = [], []
+        for part in _chunks(texts, max(1, 50_000_000 // len(others))):  # at most 200 MB of scores at a time
+            scores = (self.vectors(part) @ transposed).toarray()
+            best.append(scores.max(axis=1))
+            where.append(scores.argmax(axis=1))
+        return np.concatenate(best), np.concatenate(where)
+
+
+def near_duplicate_groups(texts, threshold, similarity=None):
+    """Group numbers (array of int, one per text): texts linked by similarity ≥ `threshold` share one.
+
+    texts: list of str; threshold: 0–1. All pairs are compared up to EXACT_UP_TO texts; beyond, MinHash
+    (Broder 1997) with banding proposes pairs, and each proposed pair is then compared.
+    """
+    similarity = similarity or Similarity(texts)
+    pairs = _all_pairs(texts, threshold, similarity) if len(texts) <= EXACT_UP_TO else _proposed(texts, threshold, similarity)
+    left, right = pairs
+    links = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
+    return connected_components(links, directed=False)[1]
+
+
+def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
+    """Part of each row: "train", "validation" or "test" (Series of str, index of `rows`).
+
+    Whole groups are dealt out; with a label set, class shares are kept (a group counts with its most frequent
+    answer). Raises ValueError when a part would be empty.
+    """
+    frame = pd.DataFrame({"group": groups, "answer": rows["answer"].to_numpy()})
+    units = frame.groupby("group")["answer"].agg(lambda answers: answers.mode()[0]) if label_set else None
+    ids = units.index.to_numpy() if label_set else np.unique(groups)
+    answers = dict(zip(ids, units, strict=True)) if label_set else {}
+
+    def deal(ids, share, parts_left):
+        """Split `ids` in two, classes that are too rare to stratify together as one."""
+        kinds = None
+        if label_set:
+            kinds = pd.Series([answers[i] for i in ids])
+            kinds = kinds.where(kinds.map(kinds.value_counts()) >= parts_left, "")
+            few = kinds.value_counts()
+            size = round(share * len(ids))
+            if few.min() < 2 or min(size, len(ids) - size) < len(few):
+                kinds = None
+        return train_test_split(ids, test_size=share, random_state=seed, stratify=kinds)
+
+    if len(ids) < 10:
+        raise ValueError(
+            f"Only {len(ids)} rows that are not near duplicates of one another: too few to split, at least 10 are needed."
+        )
+    rest, test = deal(ids, test_fraction, 3)
+    train, validation = deal(rest, validation_fraction / (1 - test_fraction), 2)
+    part = {**dict.fromkeys(train, "train"), **dict.fromkeys(validation, "validation"), **dict.fromkeys(test, "test")}
+    return pd.Series([part[group] for group in groups], index=rows.index)
+
+
+def _chunks(texts, size=20_000):
+    return (texts[start : start + size] for start in range(0, len(texts), size))
+
+
+def _all_pairs(texts, threshold, similarity, block=500):
+    vectors = similarity.vectors(texts)
+    transposed = vectors.T.tocsr()
+    left, right = [], []
+    for start in range(0, len(texts), block):
+        near = vectors[start : start + block] @ transposed
+        near.data[near.data < threshold] = 0
+        near.eliminate_zeros()
+        near = near.tocoo()
+        left.append(near.row + start)
+        right.append(near.col)
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _signatures(texts, similarity):
+    """MinHash signatures folded into one 64-bit key per band: array (texts, BANDS)."""
+    generator = np.random.default_rng(0)  # fixed: the grouping depends on the texts alone
+    tables = [generator.permutation(FEATURES).astype(np.uint32) for _ in range(BANDS * ROWS)]
+    keys = []
+    for part in _chunks(texts):
+        ngrams = similarity.ngrams(part)
+        starts = np.minimum(ngrams.indptr[:-1], max(len(ngrams.indices) - 1, 0))
+        minima = np.stack([np.minimum.reduceat(table[ngrams.indices], starts) for table in tables], axis=1)
+        minima = minima.astype(np.uint64).reshape(len(part), BANDS, ROWS)
+        key = np.zeros((len(part), BANDS), dtype=np.uint64)
+        for row in range(ROWS):
+            key = key * np.uint64(0x9E3779B97F4A7C15) + minima[:, :, row] + np.uint64(1)
+        keys.append(key)
+    return np.concatenate(keys)
+
+
+def _proposed(texts, threshold, similarity):
+    keys = _signatures(texts, similarity)
+    pairs = set()
+    for band in range(BANDS):
+        order = np.argsort(keys[:, band], kind="stable")
+        same = keys[order[1:], band] == keys[order[:-1], band]
+        # Neighbours in a bucket: a chain links all that are alike, and no bucket costs its square.
+        pairs.update(zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True))
+    if not pairs:
+        return np.array([], int), np.array([], int)
+    left, right = map(np.array, zip(*sorted(pairs), strict=True))
+    keep = []
+    for start in range(0, len(left), 20_000):
+        a = similarity.vectors([texts[i] for i in left[start : start + 20_000]])
+        b = similarity.vectors([texts[i] for i in right[start : start + 20_000]])
+        keep.append(np.asarray(a.multiply(b).sum(axis=1)).ravel() >= threshold)
+    keep = np.concatenate(keep)
+    return left[keep], right[keep]
