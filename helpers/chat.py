@@ -1,7 +1,10 @@
 """Chats: from a question and an answer to messages, and which tokens of them are trained on."""
 
 import html
+from collections import Counter
 from functools import lru_cache
+
+CHANGED = "the chat template changes the prompt when an answer follows, so the mask would be wrong"
 
 
 def messages(system_prompt, question, turns=None):
@@ -23,7 +26,7 @@ def trained_tokens(tokenizer, prompt, completion):
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
     if ids[: len(start)] != start:
-        raise ValueError("the chat template changes the prompt when an answer follows, so the mask would be wrong")
+        raise ValueError(CHANGED)
     return ids, [position >= len(start) for position in range(len(ids))]
 
 
@@ -32,50 +35,64 @@ def end_of_turn(tokenizer):
 
     Raises ValueError when it ends an answer with no special token: such a model could not learn to stop.
     """
-    ids = _neutral(tokenizer, ("user", "assistant"))
-    special = [token for token in ids[-3:] if token in tokenizer.all_special_ids]
-    if not special:
-        raise ValueError("the chat template ends an answer with no special token, so the model cannot learn to stop")
-    return special[-1]
+    end = _neutral(tokenizer, ("user", "assistant"))[1]
+    if end is None:
+        raise ValueError("The chat template ends an answer with no special token, so the model cannot learn to stop.")
+    return end
 
 
-def check(tokenizer, prompt, completion):
-    """Number of tokens (int) of one example, after checking what would be trained on.
+def check_rows(tokenizer, rows):
+    """Check what would be trained on in every row; returns {"tokens": lengths}, list of int.
 
-    Raises ValueError, with what is wrong, unless at least one token and the end of the turn are trained, the
-    beginning-of-sequence token stands exactly once (or opens every turn, as in ChatML), no text of the row
-    is read as a special token, and padding differs from the end of the turn.
+    rows: dict of lists `id`, `prompt` and `completion` (message lists), as `datasets` hands over a batch.
+    Raises ValueError, which names the row and what is wrong, unless at least one token of the answer and the end of
+    the turn are trained, no token before the answer is, the beginning-of-sequence token stands exactly once (or opens
+    every turn, as in ChatML), no text is read as a special token, and padding differs from the end of the turn.
     """
-    ids, mask = trained_tokens(tokenizer, prompt, completion)
-    trained = [token for token, counts in zip(ids, mask, strict=True) if counts]
-    end, begin = end_of_turn(tokenizer), tokenizer.bos_token_id
-    if len([token for token in trained if token != end]) == 0:
-        raise ValueError("no token of the answer is trained on")
+    if tokenizer.chat_template is None:
+        raise ValueError("The tokenizer has no chat template: choose the model's instruct version, which has one.")
+    chats = [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
+    starts = tokenizer.apply_chat_template(rows["prompt"], add_generation_prompt=True, return_dict=False)
+    wholes = tokenizer.apply_chat_template(chats, return_dict=False)
+    for name, chat, start, ids in zip(rows["id"], chats, starts, wholes, strict=True):
+        wrong = _wrong(tokenizer, tuple(message["role"] for message in chat), start, ids)
+        if wrong:
+            raise ValueError(f"Row {name} cannot be trained on: {wrong}.")
+    return {"tokens": [len(ids) for ids in wholes]}
+
+
+def _wrong(tokenizer, roles, start, ids):
+    """What is wrong with training on `ids[len(start):]` of a chat with these roles, or None."""
+    if ids[: len(start)] != start:
+        return CHANGED
+    expected, end, specials = _neutral(tokenizer, roles)
+    trained = ids[len(start) :]
+    if end is None:
+        return "the chat template ends an answer with no special token, so the model cannot learn to stop"
     if end not in trained:
-        raise ValueError("the token that ends the turn is not trained on")
+        return "the token that ends the turn is not trained on"
+    if trained.index(end) == 0:
+        return "no token of the answer is trained on"
     if tokenizer.pad_token_id == end:
-        raise ValueError("the padding token is the end of the turn, and would be masked with it")
-    plain = _neutral(tokenizer, tuple(message["role"] for message in prompt + completion))
-    if begin is not None and begin != end and plain.count(begin) != 1 and plain.count(begin) < len(prompt + completion):
-        raise ValueError(f"the chat template puts {plain.count(begin)} beginning-of-sequence tokens, not one")
-    for token in tokenizer.all_special_ids:
-        if ids.count(token) != plain.count(token):
-            raise ValueError(f"its text holds {tokenizer.convert_ids_to_tokens(token)}, which the tokenizer reads as a mark")
-    return len(ids)
-
-
-def check_row(tokenizer, row):
-    """`check` for a dict with id, prompt and completion; returns {"tokens": int}, names the row in its ValueError."""
-    try:
-        return {"tokens": check(tokenizer, row["prompt"], row["completion"])}
-    except ValueError as error:
-        raise ValueError(f"Row {row['id']} cannot be trained on: {error}.") from None
+        return "the padding token is the end of the turn, and would be masked with it"
+    begins = [position for position, token in enumerate(expected) if token == tokenizer.bos_token_id]
+    opens_turns = len(begins) == expected.count(end) and all(b - a > 1 for a, b in zip(begins, begins[1:], strict=False))
+    if tokenizer.bos_token_id not in (None, end) and len(begins) != 1 and not opens_turns:
+        return f"the chat template puts {len(begins)} beginning-of-sequence tokens, not one"
+    surplus = Counter(token for token in ids if token in specials)
+    surplus.subtract(token for token in expected if token in specials)
+    for token, count in surplus.items():
+        if count:
+            return f"its text holds {tokenizer.convert_ids_to_tokens(token)}, which the tokenizer reads as a mark"
+    return None
 
 
 @lru_cache(maxsize=256)
 def _neutral(tokenizer, roles):
-    """Ids of a chat with these roles and a plain word in every turn."""
-    return tokenizer.apply_chat_template([{"role": role, "content": "word"} for role in roles], return_dict=False)
+    """(ids of a chat with these roles and a plain word in every turn, id that ends its answer or None, special ids)."""
+    ids = tokenizer.apply_chat_template([{"role": role, "content": "word"} for role in roles], return_dict=False)
+    specials = frozenset(tokenizer.all_special_ids)
+    return ids, next((token for token in reversed(ids[-3:]) if token in specials), None), specials
 
 
 def show_mask(tokenizer, ids, mask):

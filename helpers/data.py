@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import difflib
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,12 @@ import pandas as pd
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
 SHAPES = ("question_answer", "prompt_completion", "alpaca", "messages", "conversations")
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+USUAL_QUESTIONS = ("question", "text", "query", "input", "sentence", "document", "message")
+USUAL_ANSWERS = ("answer", "label", "response", "output", "category", "target")
+ROLES = {
+    "user": "user", "assistant": "assistant", "system": "system",  # OpenAI
+    "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant",  # later OpenAI, ShareGPT
+}
 WRONG = ()  # stands for a value that is no text
 REASONS = ("empty question", "empty answer", "wrong type", "exact duplicate")
 
@@ -27,6 +33,8 @@ class Source:
     def __init__(self, parts):
         self.files = [(path, len(table)) for path, table in parts]
         self.table = pd.concat([table for _, table in parts], ignore_index=True)
+        if self.table.empty:
+            raise DataError(f"{parts[0][0].name} holds no row.")
 
     def where(self, positions):
         """Names (list of str) of the rows at `positions`: the line where each starts, or its number, and its file."""
@@ -49,47 +57,70 @@ def load(data_path):
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and _format(p))
         if not files:
             raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.")
-        return Source([(file, _read(file)) for file in files])
+        parts = [(file, _read(file)) for file in files]
+        for file, table in parts[1:]:
+            if set(table.columns) != set(parts[0][1].columns):
+                raise DataError(
+                    f"data_path {path.name}: {file.name} has the columns {_listed(table.columns)}, but {files[0].name} "
+                    f"has {_listed(parts[0][1].columns)}: a folder is read as one table, so they must be the same."
+                )
+        return Source(parts)
     if path.is_file():
         if not _format(path):
-            raise DataError(f"data_path {path.name}: the ending should be one of {', '.join(FORMATS)} (or compressed).")
+            excel = " Save the sheet as CSV (UTF-8)." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+            raise DataError(f"data_path {path.name}: the ending should be one of {', '.join(FORMATS)} (or compressed).{excel}")
         return Source([(path, _read(path))])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(data_path)) and not _format(path):
         return Source([(path, _read_hub(str(data_path)))])
-    raise DataError(f"data_path {path.name}: there is no such file (looked for it from {path.parent.resolve().name}/).")
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    raise DataError(f"data_path {data_path}: there is no such file or folder." + (f" Did you mean {near[0]}?" if near else ""))
 
 
 def shape_of(columns, asked, question_column, answer_column):
-    """Shape (one of SHAPES) of a table with these column names; `asked` forces one unless it is "auto".
+    """What a table with these column names holds. Returns (shape, names): one of SHAPES, and the columns to read.
 
-    Raises DataError when none fits or a needed column is missing, naming the columns there are.
+    asked: forces a shape unless it is "auto". When question_column and answer_column have their default names and
+    the table has other usual ones (text and label, say), those are taken.
+    Raises DataError when no shape fits or a needed column is missing, naming the columns there are.
     """
+    columns = list(columns)
+    pair = (question_column, answer_column)
+    if question_column == answer_column:
+        raise DataError(f"question_column and answer_column are both {question_column!r}: they must be two columns.")
+    if pair == ("question", "answer"):
+        found = [next((name for name in usual if name in columns), None) for usual in (USUAL_QUESTIONS, USUAL_ANSWERS)]
+        if all(found):
+            pair = tuple(found)
     needs = {
-        "question_answer": (question_column, answer_column),
         "messages": ("messages",),
         "conversations": ("conversations",),
         "alpaca": ("instruction", "output"),
         "prompt_completion": ("prompt", "completion"),
+        "question_answer": pair,
     }
-    there = ", ".join(map(str, columns)) or "none"
+    if set(pair) <= set(columns) and asked == "auto" and pair == (question_column, answer_column):
+        return "question_answer", pair  # named by hand, or by the names we ask for
     for shape, names in needs.items():
         missing = [name for name in names if name not in columns]
-        if asked == shape and missing:
-            raise DataError(f"data_shape {shape} needs the column {missing[0]!r}, but the columns are: {there}.")
+        if asked == shape and missing and shape != "question_answer":
+            raise DataError(f"data_shape {shape} needs the column {missing[0]!r}, but the columns are: {_listed(columns)}.")
         if asked in ("auto", shape) and not missing:
-            return shape
+            return shape, (*names, "input") if shape == "alpaca" and "input" in columns else names
     hint = ""
-    if len(list(columns)) == 1 and any(mark in there for mark in ";\t|"):
+    if len(columns) == 1 and any(mark in str(columns[0]) for mark in ";\t|"):
         hint = " The columns seem to be separated by something else than the ending says."
     missing = question_column if question_column not in columns else answer_column
     raise DataError(
-        f"There is no column {missing!r}; the columns are: {there}.{hint} "
+        f"There is no column {missing!r}; the columns are: {_listed(columns)}.{hint} "
         "Name yours with question_column and answer_column."
     )
 
 
-def rows(source, shape, question_column, answer_column):
+def rows(source, shape, columns):
     """The usable rows of a Source, and a report. Returns (DataFrame, DataFrame).
+
+    shape, columns: as `shape_of` returns them.
 
     rows: `id`, `question`, `answer` (text, as it is) in file order, and for chats of several turns `turns`,
     the messages before the answer. Report: one line a reason, with `rows` and the first places.
@@ -97,9 +128,9 @@ def rows(source, shape, question_column, answer_column):
     """
     table = source.table
     if shape == "question_answer":
-        found = pd.DataFrame({"question": table[question_column], "answer": table[answer_column]}, dtype=object)
+        found = pd.DataFrame({"question": table[columns[0]], "answer": table[columns[1]]}, dtype=object)
     elif shape == "alpaca":
-        extra = table["input"] if "input" in table else pd.Series([""] * len(table))
+        extra = table["input"] if "input" in columns else [""] * len(table)
         joined = [
             f"{a}\n\n{b}" if isinstance(a, str) and isinstance(b, str) and b.strip() else a
             for a, b in zip(table["instruction"], extra, strict=True)
@@ -129,10 +160,8 @@ def rows(source, shape, question_column, answer_column):
         positions = reason.index[reason == name].tolist()
         report.append((name, len(positions), ", ".join(source.where(positions[:3]))))
     kept = found[reason == ""].reset_index(drop=True)
-    if found.empty:
-        raise DataError("The data holds no row below its header.")
     if kept.empty:
-        raise DataError("The data has no usable row: " + ", ".join(f"{n} {r}" for r, n, _ in report[2:] if n) + ".")
+        raise DataError("The data has no usable row: " + ", ".join(f"{n} {r}" for r, n, _ in report[2:] if n) + ". Both must be text.")
     if kept["answer"].nunique() == 1:
         raise DataError(f"Every answer is {kept['answer'][0][:40]!r}: there is nothing to learn; at least two are needed.")
     return kept, pd.DataFrame(report, columns=["", "rows", "first places"]).set_index("")
@@ -169,6 +198,10 @@ def remarks(rows, label_set):
     return said
 
 
+def _listed(columns):
+    return ", ".join(map(str, columns)) or "none"
+
+
 def _format(path):
     suffixes = [s.lower() for s in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
@@ -183,9 +216,16 @@ def _text(path):
 
 def _read(path):
     kind = _format(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name} is empty.")
     try:
         if kind == "csv":
             separator = "\t" if ".tsv" in path.suffixes else ","
+            with _text(path) as stream:
+                header = next(csv.reader(stream, delimiter=separator), [])
+            twice = [name for name in header if name and header.count(name) > 1]
+            if twice:
+                raise DataError(f"{path.name}: the column {twice[0]!r} stands more than once in the header: rename one.")
             table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(f"{path.name}: the rows have more fields than the header: quote texts that hold a comma.")
@@ -200,6 +240,14 @@ def _read(path):
     except (ValueError, OSError, EOFError, RuntimeError) as error:
         reason = " ".join(str(error).replace(f"{path.parent}/", "").split())[:160] or type(error).__name__
         reason = reason.removeprefix("Error tokenizing data. C error: ")
+        fields = re.match(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
+        if fields:
+            expected, line, saw = fields.groups()
+            raise DataError(
+                f"{path.name}, line {line}, has {saw} fields, but the header has {expected}: quote texts that hold a comma."
+            ) from None
+        if reason.startswith("EOF inside string"):
+            raise DataError(f"{path.name}: a quotation mark is opened in row {int(reason.split()[-1])} and never closed.") from None
         raise DataError(f"{path.name} cannot be read as {kind}: {reason}") from None
 
 
@@ -212,7 +260,8 @@ def _read_lines(path, chunk=50_000):
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path.name}, line {number}, is not JSON: {error}") from None
+                hint = " (One object over several lines? Then the ending should be .json.)" if number == 1 else ""
+                raise DataError(f"{path.name}, line {number}, is not JSON: {error}.{hint}") from None
             if not isinstance(record, dict):
                 raise DataError(f"{path.name}, line {number}, should be an object {{...}}, but is {line.strip()[:40]}.")
             records.append(record)
@@ -226,12 +275,18 @@ def _read_lines(path, chunk=50_000):
 
 def _read_json(path):
     with _text(path) as stream:
-        value = json.load(stream)
+        try:
+            value = json.load(stream)
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data":  # JSON lines under the name .json, as many datasets have them
+                return _read_lines(path)
+            raise
     if isinstance(value, dict) and sum(isinstance(inner, list) for inner in value.values()) == 1:
-        value = next(inner for inner in value.values() if isinstance(inner, list))
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+        value = next(inner for inner in value.values() if isinstance(inner, list))  # {"data": [...], "version": ...}
+    by_column = isinstance(value, dict) and value and all(isinstance(inner, (list, dict)) for inner in value.values())
+    if not by_column and not (isinstance(value, list) and all(isinstance(record, dict) for record in value)):
         raise DataError(f"{path.name} should be a list of objects [{{...}}, ...], one a row.")
-    return pd.DataFrame(value, dtype=object)
+    return pd.DataFrame(value, dtype=object).reset_index(drop=True)
 
 
 def _read_hub(name):
@@ -311,11 +366,15 @@ def _chat(value):
         turns = []
         for turn in value:
             role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+            if isinstance(content, list) and all(part.get("type") == "text" for part in content):
+                content = "".join(part["text"] for part in content)  # OpenAI's list of parts
             turns.append({"role": ROLES[role], "content": content})
     except (TypeError, AttributeError, KeyError):
         return WRONG, WRONG, None
-    if not turns or not all(isinstance(turn["content"], str) for turn in turns):
-        return (None, None, None) if not turns else (WRONG, WRONG, None)
+    if not turns:
+        return None, None, None
+    if not all(isinstance(turn["content"], str) for turn in turns[:-1]) or not isinstance(turns[-1]["content"], (str, type(None))):
+        return WRONG, WRONG, None
     while len(turns) > 1 and turns[-1]["role"] == "user" and any(turn["role"] == "assistant" for turn in turns):
         turns.pop()  # asked, but never answered
     if turns[-1]["role"] != "assistant":

@@ -1,6 +1,7 @@
 """Evaluation: answers of a model, simpler rivals, and figures with the interval that belongs to them."""
 
 import collections
+import copy
 import json
 import re
 import time
@@ -8,6 +9,9 @@ import time
 import numpy as np
 import torch
 from tqdm import tqdm
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from helpers import chat
 
 
 def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers"):
@@ -15,27 +19,25 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
 
     Returns a list of dicts: `text` (str), `stopped` (True when the model ended its turn by itself),
     `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time).
-    Prompts are batched by length, so that little is computed on padding.
+    What all prompts begin with (system prompt, worked examples) is read once; the rest is batched by length.
     """
-    tokenizer.padding_side = "left"
-    encoded = [tokenizer.apply_chat_template(p, add_generation_prompt=True, return_dict=False) for p in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    encoded = _encode(tokenizer, prompts)
     ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id, chat.end_of_turn(tokenizer)}
+    prefix = _Prefix(model, encoded)
     answers = [None] * len(prompts)
-    model.eval()
-    for start in tqdm(range(0, len(order), batch_size), desc=label):
-        part = order[start : start + batch_size]
-        began = time.monotonic()
-        batch = tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="pt").to(model.device)
+    for part in _batches(encoded, batch_size, label):
+        began, sureness = time.monotonic(), _Sureness()
+        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
         with torch.inference_mode():
             out = model.generate(
-                **batch, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(ends),
-                pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True, output_scores=True,
+                input_ids=ids, attention_mask=attention, past_key_values=cache, max_new_tokens=max_new_tokens,
+                do_sample=False, eos_token_id=sorted(ends - {None}), pad_token_id=tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([sureness]),
             )
-            chances = model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True).tolist()
+        chances = torch.stack(sureness.steps, dim=1).tolist()
         seconds = (time.monotonic() - began) / len(part)
-        for index, row, scores in zip(part, out.sequences[:, batch["input_ids"].shape[1] :].tolist(), chances, strict=True):
+        for index, row, scores in zip(part, out[:, ids.shape[1] :].tolist(), chances, strict=True):
             stop = next((i for i, token in enumerate(row) if token in ends), None)
             said = scores if stop is None else scores[: stop + 1]
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
@@ -49,33 +51,92 @@ def score_labels(model, tokenizer, prompts, labels, batch_size, label="labels sc
     """For each of `prompts` (message lists) the label that the model finds likeliest, as `answer` returns it.
 
     Every label is written as the answer, end of turn included, and the log-probabilities of its tokens are summed.
+    A prompt is read once for all labels.
     """
-    tokenizer.padding_side = "right"
-    pairs = []
-    for index, prompt in enumerate(prompts):
-        start = len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
-        for number, text in enumerate(labels):
-            chat = [*prompt, {"role": "assistant", "content": text}]
-            pairs.append((index, number, start, tokenizer.apply_chat_template(chat, return_dict=False)))
-    pairs.sort(key=lambda pair: len(pair[3]))
-    scores, began = np.zeros((len(prompts), len(labels))), time.monotonic()
-    model.eval()
-    for first in tqdm(range(0, len(pairs), batch_size), desc=label):
-        part = pairs[first : first + batch_size]
-        batch = tokenizer.pad({"input_ids": [ids for *_, ids in part]}, return_tensors="pt").to(model.device)
-        shortest = min(start for _, _, start, _ in part) - 1
-        kept = torch.arange(shortest, batch["input_ids"].shape[1] - 1, device=model.device)
+    encoded = _encode(tokenizer, prompts)
+    chats = [chat.trained_tokens(tokenizer, prompts[0], [{"role": "assistant", "content": text}]) for text in labels]
+    endings = [[token for token, trained in zip(*pair, strict=True) if trained] for pair in chats]
+    longest = max(map(len, endings))
+    tokens = torch.tensor([e + [tokenizer.pad_token_id] * (longest - len(e)) for e in endings], device=model.device)
+    real = torch.tensor([[1] * len(e) + [0] * (longest - len(e)) for e in endings], device=model.device)
+    prefix = _Prefix(model, encoded)
+    found = [None] * len(prompts)
+    for part in _batches(encoded, max(1, batch_size // len(labels)), label):
+        began = time.monotonic()
+        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
         with torch.inference_mode():
-            chances = model(**batch, logits_to_keep=kept).logits.float().log_softmax(-1)
-        for row, (index, number, start, ids) in enumerate(part):
-            positions = range(start - 1, len(ids) - 1)
-            scores[index, number] = sum(float(chances[row, p - shortest, ids[p + 1]]) for p in positions)
-    seconds = (time.monotonic() - began) / len(prompts)
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    return [
-        {"text": labels[row.argmax()], "stopped": True, "confidence": float(row.max()), "seconds": seconds} for row in shares
-    ]
+            first, cache = _forward(model, ids[:, prefix.length :], attention, cache, 1)
+            cache.batch_repeat_interleave(len(labels))
+            wide = torch.cat([attention.repeat_interleave(len(labels), 0), real.repeat(len(part), 1)], dim=1)
+            others, _ = _forward(model, tokens.repeat(len(part), 1)[:, :-1], wide[:, :-1], cache, 0)
+            logits = torch.cat([first.repeat_interleave(len(labels), 0), others], dim=1).float().log_softmax(-1)
+            chances = logits.gather(2, tokens.repeat(len(part), 1)[:, :, None]).squeeze(2) * real.repeat(len(part), 1)
+        shares = chances.sum(dim=1).reshape(len(part), len(labels)).softmax(dim=1)
+        seconds = (time.monotonic() - began) / len(part)
+        for index, row in zip(part, shares, strict=True):
+            found[index] = {
+                "text": labels[int(row.argmax())], "stopped": True, "confidence": float(row.max()), "seconds": seconds,
+            }
+    return found
+
+
+class _Sureness(LogitsProcessor):
+    """Keeps the log-probability of the likeliest token, which greedy search takes, and no more of the logits."""
+
+    def __init__(self):
+        self.steps = []
+
+    def __call__(self, input_ids, scores):
+        self.steps.append(scores.float().log_softmax(-1).max(dim=-1).values)
+        return scores
+
+
+class _Prefix:
+    """The tokens that all of `encoded` (lists of ids) begin with, read once into a key-value cache."""
+
+    def __init__(self, model, encoded):
+        model.eval()
+        self.device = model.device
+        shortest = min(map(len, encoded)) - 1  # at least one token is left to read
+        first = encoded[0][:shortest]
+        self.length = next((i for i, column in enumerate(zip(*encoded, strict=False)) if len(set(column)) > 1), shortest)
+        self.length = min(self.length, shortest)
+        self.ids = first[: self.length]
+        self.cache = DynamicCache(config=model.config)
+        if self.length:
+            with torch.inference_mode():
+                ids = torch.tensor([self.ids], device=self.device)
+                _, self.cache = _forward(model, ids, torch.ones_like(ids), self.cache, 1)
+
+    def batch(self, rows, pad):
+        """(cache, ids, attention) for `rows`: the cache repeated, ids with padding between prefix and rest."""
+        cache = copy.deepcopy(self.cache)
+        if self.length:
+            cache.batch_repeat_interleave(len(rows))
+        rests = [row[self.length :] for row in rows]
+        longest = max(map(len, rests))
+        ids = [self.ids + [pad] * (longest - len(rest)) + rest for rest in rests]
+        attention = [[1] * self.length + [0] * (longest - len(rest)) + [1] * len(rest) for rest in rests]
+        return cache, torch.tensor(ids, device=self.device), torch.tensor(attention, device=self.device)
+
+
+def _encode(tokenizer, prompts):
+    return [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False) for prompt in prompts]
+
+
+def _batches(encoded, batch_size, label):
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    return tqdm([order[start : start + batch_size] for start in range(0, len(order), batch_size)], desc=label)
+
+
+def _forward(model, ids, attention, cache, keep):
+    """Logits of the last `keep` positions (0: all) for `ids`, the newest tokens of `attention`; and the grown cache."""
+    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    out = model(
+        input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
+        logits_to_keep=keep,
+    )
+    return out.logits, out.past_key_values
 
 
 def pick_examples(train, count, label_set, seed):
@@ -154,6 +215,7 @@ def smallest_difference(rows, discordant=0.2, power=0.8):
 def linear_rival(questions, answers, seed):
     """TF-IDF and logistic regression, fitted on training rows; the strength of regularisation by cross-validation.
 
+    Words and pairs of words count; in texts without words of their own (scripts without blanks, signs) characters do.
     Returns a fitted scikit-learn estimator with `predict`.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -161,7 +223,11 @@ def linear_rival(questions, answers, seed):
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.pipeline import make_pipeline
 
-    pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=3000))
+    questions = list(questions)
+    separated = sum(len(words(text)) > 1 for text in questions) > len(questions) / 2
+    unit = {"token_pattern": r"\w+"} if separated else {"analyzer": "char"}
+    vectorizer = TfidfVectorizer(**unit, ngram_range=(1, 2), sublinear_tf=True)
+    pipeline = make_pipeline(vectorizer, LogisticRegression(max_iter=3000))
     rarest = min(collections.Counter(answers).values())
     if rarest < 2:
         return pipeline.fit(questions, answers)
@@ -182,10 +248,10 @@ def token_f1(given, right):
 
 
 def rouge_l(given, right):
-    """ROUGE-L F (0–1; Lin 2004), as Google's rouge-score computes it."""
-    from rouge_score.rouge_scorer import RougeScorer
+    """ROUGE-L F (0–1; Lin 2004) of two texts, from torchmetrics."""
+    from torchmetrics.functional.text.rouge import rouge_score
 
-    return RougeScorer(["rougeL"]).score(right, given)["rougeL"].fmeasure
+    return float(rouge_score(given, right, rouge_keys="rougeL")["rougeL_fmeasure"])
 
 
 def parsed(text):

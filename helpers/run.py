@@ -100,10 +100,11 @@ def settings(given):
 
 
 def needs_hub(checked):
-    """True when these parameters take a model from the Hub or send one there."""
+    """True when these parameters take data or a model from the Hub or send one there."""
     model_id = checked["01_data"]["model_id"]
     local = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
-    return not local or checked["04_merge_push"]["push_to"] == "hub" or checked["05_evaluate"]["load_from"] == "hub"
+    data_path = FOLDER / Path(checked["01_data"]["data_path"]).expanduser()
+    return not local or not data_path.exists() or checked["04_merge_push"]["push_to"] == "hub" or checked["05_evaluate"]["load_from"] == "hub"
 
 
 def execute(notebook, run_dir, parameters):

@@ -10,6 +10,7 @@ import sys
 import nbformat
 import papermill
 import pytest
+import yaml
 
 from helpers import artefacts, params, refresh
 
@@ -126,3 +127,17 @@ def test_colab_set_up_cell(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("notebooks ") and str(tmp_path / "course") in done.stdout
+
+
+def test_parameter_files_spell_out_what_the_notebooks_declare():
+    spelled = yaml.safe_load((FOLDER / "params" / "cpu.yaml").read_text(encoding="utf-8"))
+    defaults = {}
+    for name in params.NOTEBOOKS:
+        declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
+        defaults |= {key: ast.literal_eval(about["default"]) for key, about in declared.items() if key != "run_dir"}
+    assert spelled == defaults
+    for path in (FOLDER / "params").glob("*.yaml"):
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in params.NOTEBOOKS:
+            params.check(name, {**defaults, "run_dir": "", **given})
+        assert set(given) <= set(defaults), path.name

@@ -1,0 +1,63 @@
+"""How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 1000000] [--out FILE.json]
+
+Makes a question/answer file of so many rows (sentences of random words, one in fifty nearly repeated), runs
+01_data on it in a process of its own, and prints seconds, seconds per 1000 rows and peak memory as the manifest has them.
+"""
+
+import argparse
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def make(path, rows, seed=0):
+    """Write a CSV file of `rows` rows to `path`."""
+    generator = random.Random(seed)
+    letters = "etaoinshrdlucmfwypvbgk"
+    vocabulary = ["".join(generator.choices(letters, k=generator.randint(2, 9))) for _ in range(20_000)]
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["question", "answer"])
+        words = generator.choices(vocabulary, k=20)
+        for number in range(rows):
+            if number % 50:
+                words = generator.choices(vocabulary, k=20)
+            else:  # the row before, with one word changed
+                words[generator.randrange(20)] = generator.choice(vocabulary)
+            writer.writerow([" ".join(words), ("yes", "no", "maybe")[number % 3]])
+
+
+def measure(rows, folder):
+    """Run 01_data on a file of `rows` rows; returns the figures (dict)."""
+    data, run_dir = Path(folder) / f"{rows}.csv", Path(folder) / f"run{rows}"
+    make(data, rows)
+    command = [sys.executable, "-m", "helpers.run", "--run-dir", run_dir, "--until", "01", "-p", "data_path", data]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+    manifest = json.loads((run_dir / "01_data" / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "rows": rows, "seconds": manifest["seconds"], "ms_per_row": round(1e3 * manifest["seconds"] / rows, 3),
+        "peak_memory_mb": manifest["peak_memory_mb"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--out", help="also write the figures to this JSON file")
+    options = parser.parse_args()
+    found = []
+    print(f"{'rows':>9}{'seconds':>10}{'ms/row':>9}{'peak MB':>9}", flush=True)
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(measure(rows, folder))
+        print("{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]), flush=True)
+    if options.out:
+        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Parameters and run directories."""
+
+import json
+
+import pytest
+
+from helpers import artefacts, params
+
+GOOD = {
+    "run_dir": "", "seed": 1, "quantization": "nf4", "lora_r": 16, "lora_alpha": 32,
+    "lora_dropout": 0.0, "lora_targets": "q_proj",
+}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("lora_r", -4), ("lora_r", "many"), ("lora_r", True), ("quantization", "nf5"), ("lora_dropout", 1.0),
+     ("lora_dropout", float("nan")), ("lora_targets", ""), ("seed", -1)],
+)
+def test_a_wrong_value_is_refused_by_name(name, value):
+    with pytest.raises(params.ParameterError, match=name):
+        params.check("02_quantize_and_lora", {**GOOD, name: value})
+
+
+def test_numbers_written_as_text_become_numbers():
+    assert params.check("02_quantize_and_lora", {**GOOD, "lora_dropout": "5e-2"})["lora_dropout"] == 0.05
+
+
+def test_manifest_finds_altered_files(tmp_path):
+    values = {
+        "run_dir": str(tmp_path), "seed": 1, "data_path": "../data/inbox.csv", "data_shape": "auto",
+        "question_column": "question", "answer_column": "answer", "task": "auto", "system_prompt": "", "model_id": "m",
+        "max_length": 64, "too_long": "leave_out", "validation_fraction": 0.1, "test_fraction": 0.3,
+        "near_duplicate": 0.7, "max_rows": 0,
+    }
+    step = artefacts.Step("01_data", values)
+    (step.folder / "train.jsonl").write_text("{}\n")
+    step.finish()
+    assert artefacts.is_current("01_data", tmp_path, step.parameters)
+    assert not artefacts.is_current("01_data", tmp_path, {**step.parameters, "max_rows": 5})
+    with pytest.raises(artefacts.ArtefactError, match="seed"):
+        artefacts.Step("02_quantize_and_lora", {**GOOD, "run_dir": str(tmp_path), "seed": 2})
+    (step.folder / "train.jsonl").write_text("changed")
+    with pytest.raises(artefacts.ArtefactError, match="01_data/train.jsonl"):
+        artefacts.Step("02_quantize_and_lora", {**GOOD, "run_dir": str(tmp_path)})
+    assert "token" not in json.dumps(artefacts.read_manifest(tmp_path, "01_data"))

@@ -1,0 +1,97 @@
+"""Chats and masks, on the default model's template and on Llama 3's, with Meta's own code as the judge."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from helpers import chat, models
+
+ANSWER = [{"role": "assistant", "content": "yes"}]
+
+
+def check(tokenizer, prompt, completion=ANSWER):
+    return chat.check_rows(tokenizer, {"id": ["r7"], "prompt": [prompt], "completion": [completion]})["tokens"]
+
+
+@pytest.fixture(params=["default", "llama3"])
+def tokenizer(request, tiny, llama3_tokenizer):
+    tokenizer = AutoTokenizer.from_pretrained(tiny) if request.param == "default" else llama3_tokenizer
+    tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    return tokenizer
+
+
+def test_mask_covers_answer_and_end_of_turn_only(tokenizer):
+    prompt = chat.messages("sys", "What <b>?")
+    ids, mask = chat.trained_tokens(tokenizer, prompt, ANSWER)
+    trained = tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
+    assert trained.strip() == "yes" + tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer))
+    shown = chat.show_mask(tokenizer, ids, mask)
+    assert "<b>" not in shown["text/html"] and "[yes]" in shown["text/plain"] and "[What" not in shown["text/plain"]
+    assert check(tokenizer, prompt) == [len(ids)]
+
+
+def test_llama3_has_its_numbers(llama3_tokenizer):
+    llama3_tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    assert llama3_tokenizer.pad_token_id == 128256
+    assert chat.end_of_turn(llama3_tokenizer) == llama3_tokenizer.convert_tokens_to_ids("<|eot_id|>") == 128009
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [["user"], ["system", "user"], ["user", "assistant"], ["system", "user", "assistant", "user", "assistant", "user"]],
+)
+@pytest.mark.parametrize("text", ["Hello there", "Grüße, 1234567 naïve\tcafés\n\nnew 日本語 🙂", "it's WE'LL   x", "a" * 300, "…\u00a0“q” {x}"])
+def test_llama3_chats_equal_metas_own(llama3_tokenizer, turns, text):
+    from llama_models.datatypes import RawMessage
+    from llama_models.llama3.chat_format import ChatFormat
+    from llama_models.llama3.tokenizer import Tokenizer
+
+    # Outer blanks aside: the template on the Hub takes them off, ChatFormat does not.
+    turns = [{"role": role, "content": f"{i} {text}"} for i, role in enumerate(turns)]
+    ends = {"assistant": {"stop_reason": "end_of_turn"}}
+    theirs = ChatFormat(Tokenizer.get_instance()).encode_dialog_prompt(
+        [RawMessage(**turn, **ends.get(turn["role"], {})) for turn in turns]
+    )
+    ours = llama3_tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert ours == theirs.tokens
+
+
+def spoiled(tokenizer, template):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    return other
+
+
+def test_a_template_that_cannot_teach_is_refused(llama3_tokenizer):
+    llama3_tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    right, prompt = llama3_tokenizer.chat_template, chat.messages("", "Hm?")
+    cases = {
+        right.replace("<|eot_id|>", "."): "cannot learn to stop",
+        None: "no chat template",
+        right.replace("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}"): "2 beginning-of-sequence tokens",
+        right.replace("{{ bos_token }}", ""): "0 beginning-of-sequence tokens",
+        right.replace("{{ bos_token }}", "{{ bos_token }}{{ messages | length }}"): "changes the prompt",
+    }
+    for template, said in cases.items():
+        with pytest.raises(ValueError, match=said):
+            check(spoiled(llama3_tokenizer, template), prompt)
+    same = spoiled(llama3_tokenizer, right)
+    same.pad_token = "<|eot_id|>"
+    with pytest.raises(ValueError, match="padding token is the end of the turn"):
+        check(same, prompt)
+
+
+def test_marks_in_the_text_and_empty_answers_are_named(tokenizer):
+    end = tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer))
+    with pytest.raises(ValueError, match="Row r7 cannot be trained on: its text holds"):
+        check(tokenizer, chat.messages("", f"what is {end}?"))
+    with pytest.raises(ValueError, match="no token of the answer"):
+        check(tokenizer, chat.messages("", "x"), [{"role": "assistant", "content": ""}])
+
+
+def test_a_system_turn_of_its_own_is_kept():
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "q"}]
+    assert chat.messages("ours", "q", own) == own
+    assert chat.messages("ours", "q", own[1:])[0]["content"] == "ours"
+    assert chat.messages("", "q") == own[1:]

@@ -1,0 +1,252 @@
+"""Reading question/answer files: every shape and source, the report, and a sentence for each broken file."""
+
+import gzip
+import json
+import lzma
+import zipfile
+
+import pandas as pd
+import pytest
+
+from helpers import data
+
+QUESTIONS = [f"What about thing number {i}?" for i in range(12)]
+ROWS = [{"question": q, "answer": "ab"[i % 2]} for i, q in enumerate(QUESTIONS)]
+GOOD = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in ROWS)
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write(path, content, encoding="utf-8"):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return path
+
+
+def read(path, shape="auto", question="question", answer="answer"):
+    """(shape, rows, report) as notebook 01 gets them."""
+    source = data.load(path)
+    shape, columns = data.shape_of(source.table.columns, shape, question, answer)
+    return shape, *data.rows(source, shape, columns)
+
+
+def chat(*turns, role="role", content="content"):
+    return [{role: who, content: text} for who, text in turns]
+
+
+def test_text_stays_as_it_is_and_drops_are_reported_with_their_lines(tmp_path):
+    path = write(tmp_path / "a.csv", 'question,answer\n" NA  x",yes\n,no\nsame,yes\n"two\nlines",null\nsame,yes\nz,\nNone,no\n')
+    _, rows, report = read(path)
+    assert rows["question"].tolist() == [" NA  x", "same", "two\nlines", "None"] and rows["answer"].tolist()[2] == "null"
+    assert report["rows"].to_dict() == {
+        "read": 7, "kept": 4, "empty question": 1, "empty answer": 1, "wrong type": 0, "exact duplicate": 1,
+    }
+    assert report.loc["empty question", "first places"] == "line 3"
+    assert report.loc["exact duplicate", "first places"] == "line 7" and report.loc["empty answer", "first places"] == "line 8"
+
+
+SHAPES = {
+    "question_answer": ROWS,
+    "prompt_completion": [{"prompt": r["question"], "completion": r["answer"]} for r in ROWS],
+    "alpaca": [{"instruction": r["question"], "input": "", "output": r["answer"]} for r in ROWS],
+    "messages": [{"messages": chat(("user", r["question"]), ("assistant", r["answer"]))} for r in ROWS],
+    "conversations": [
+        {"conversations": chat(("human", r["question"]), ("gpt", r["answer"]), role="from", content="value")} for r in ROWS
+    ],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_are_recognised(tmp_path, shape):
+    found, rows, _ = read(write(tmp_path / "a.jsonl", lines(SHAPES[shape])))
+    assert found == shape
+    assert rows["question"].tolist() == QUESTIONS and rows["answer"].tolist() == [row["answer"] for row in ROWS]
+
+
+def test_usual_names_are_taken_and_named_ones_win(tmp_path):
+    path = write(tmp_path / "a.csv", GOOD.replace("question,answer", "text,label"))
+    assert read(path)[1]["question"].tolist() == QUESTIONS
+    path = write(tmp_path / "b.csv", "text,frage,antwort\nx,q1,a\ny,q2,b\n")
+    assert read(path, question="frage", answer="antwort")[1]["question"].tolist() == ["q1", "q2"]
+    with pytest.raises(data.DataError, match="nachfrage"):
+        read(path, question="nachfrage", answer="antwort")
+
+
+def test_a_forced_shape_is_used(tmp_path):
+    both = [{**row, "messages": chat(("user", "other"), ("assistant", str(i)))} for i, row in enumerate(ROWS)]
+    path = write(tmp_path / "a.jsonl", lines(both))
+    assert read(path)[0] == "question_answer" and read(path, "messages")[1]["answer"].tolist()[3] == "3"
+    with pytest.raises(data.DataError, match="needs the column 'conversations'"):
+        read(path, "conversations")
+
+
+def test_longer_chats_keep_their_turns(tmp_path):
+    turns = chat(("system", "Be brief."), ("user", "one?"), ("assistant", "1"), ("user", "two?"), ("assistant", "2"), ("user", "?"))
+    parts = chat(("developer", "S"), ("user", [{"type": "text", "text": "three?"}]), ("assistant", "3"))
+    _, rows, _ = read(write(tmp_path / "a.jsonl", lines([{"messages": turns}, {"messages": parts}])))
+    assert rows["answer"].tolist() == ["2", "3"] and rows["turns"][0] == turns[:4]  # the unanswered turn is left out
+    assert rows["question"].tolist() == ["one?\n1\ntwo?", "three?"]
+    assert rows["turns"][1] == chat(("system", "S"), ("user", "three?"))
+
+
+def test_alpaca_input_goes_below_the_instruction(tmp_path):
+    rows = [{"instruction": "Translate", "input": "cat", "output": "chat"}, {"instruction": "Hi", "input": "", "output": "hello"}]
+    assert read(write(tmp_path / "a.json", json.dumps(rows)))[1]["question"].tolist() == ["Translate\n\ncat", "Hi"]
+
+
+def zipped(**files):
+    import io
+
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("_", "."), content)
+    return stream.getvalue()
+
+
+def parquet(rows):
+    import io
+
+    stream = io.BytesIO()
+    pd.DataFrame(rows).to_parquet(stream)
+    return stream.getvalue()
+
+
+SOURCES = {
+    "a.csv": GOOD,
+    "bom.csv": "\ufeff" + GOOD,
+    "mac.csv": GOOD.replace("\n", "\r"),
+    "windows.csv": GOOD.replace("\n", "\r\n"),
+    "a.tsv": GOOD.replace(",", "\t"),
+    "a.json": json.dumps(ROWS),
+    "nested.json": json.dumps({"version": 1, "data": ROWS}),
+    "columns.json": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}),
+    "lines.json": lines(ROWS),
+    "a.jsonl": lines(ROWS),
+    "a.parquet": parquet(ROWS),
+    "a.csv.gz": gzip.compress(GOOD.encode()),
+    "a.jsonl.xz": lzma.compress(lines(ROWS).encode()),
+    "a.csv.zip": zipped(a_csv=GOOD),
+    "a.jsonl.zip": zipped(a_jsonl=lines(ROWS)),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources(tmp_path, name):
+    assert read(write(tmp_path / name, SOURCES[name]))[1]["question"].tolist() == QUESTIONS
+
+
+def test_a_folder_is_one_table_and_says_which_file(tmp_path):
+    write(tmp_path / "d" / "1.csv", GOOD)
+    write(tmp_path / "d" / "2.jsonl", lines([{"question": "x", "answer": ""}, {"question": "last", "answer": "b"}]))
+    write(tmp_path / "d" / "README.md", "not data")
+    _, rows, report = read(tmp_path / "d")
+    assert rows["question"].tolist() == [*QUESTIONS, "last"]
+    assert report.loc["empty answer", "first places"] == "2.jsonl line 1"
+
+
+def test_whole_numbers_are_labels(tmp_path):
+    path = write(tmp_path / "a.jsonl", lines([{"question": "p", "answer": 0}, {"question": "q", "answer": 1}]))
+    assert read(path)[1]["answer"].tolist() == ["0", "1"]
+
+
+BROKEN = {
+    "nothing-here.csv": (None, "no such file"),
+    "questoins.csv": (None, "no such file"),
+    "a.txt": (GOOD, "ending"),
+    "a.xlsx": (b"PK", "Save the sheet as CSV"),
+    "noending": (GOOD, "ending"),
+    "empty.csv": ("", "empty.csv is empty"),
+    "empty.jsonl": ("", "empty.jsonl is empty"),
+    "blank.jsonl": ("\n\n", "holds no row"),
+    "header.csv": ("question,answer\n", "holds no row"),
+    "latin1.csv": ((GOOD + "caf\xe9,a\n").encode("latin-1"), "line 14.*Windows-1252"),
+    "latin1.csv.gz": (gzip.compress((GOOD + "caf\xe9,a\n").encode("latin-1")), "line 14.*Windows-1252"),
+    "latin1.jsonl": ('{"question": "caf\xe9", "answer": "a"}'.encode("latin-1"), "line 1.*Windows-1252"),
+    "utf16.csv": (GOOD.encode("utf-16"), "UTF-16"),
+    "noquestion.csv": (GOOD.replace("question", "frage", 1), "no column 'question'; the columns are: frage, answer"),
+    "noanswer.csv": (GOOD.replace("answer", "antwort", 1), "no column 'answer'; the columns are: question, antwort"),
+    "semicolons.csv": (GOOD.replace(",", ";"), "separated by something else"),
+    "tabs.csv": (GOOD.replace(",", "\t"), "separated by something else"),
+    "twice.csv": ("question,question,answer\nx,y,a\n", "'question' stands more than once"),
+    "allempty.csv": ("question,answer\n,a\n,b\n", "no usable row: 2 empty question"),
+    "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question, 1 empty answer"),
+    "oneclass.csv": ("question,answer\nx,a\ny,a\n", "Every answer is 'a'"),
+    "more.csv": ("question,answer\nx,a,c\ny,b,d\n", "more fields than the header"),
+    "comma.csv": ("question,answer\nx,a\nhello, there,b\n", "line 3, has 3 fields"),
+    "quote.csv": ('question,answer\n"x,a\ny,b\n', "quotation mark"),
+    "cut.json": ('[{"question": "x", "answer": "y"},', "cannot be read as json"),
+    "text.json": ('"hello"', "list of objects"),
+    "lists.json": ("[[1, 2]]", "list of objects"),
+    "numbers.json": ('{"a": 1}', "list of objects"),
+    "none.json": ("[]", "holds no row"),
+    "bad.jsonl": ('{"question": "x", "answer": "y"}\n{oops\n', "line 2, is not JSON"),
+    "list.jsonl": ('{"question": "x", "answer": "y"}\n[1]\n', "line 2, should be an object"),
+    "pretty.jsonl": (json.dumps(ROWS, indent=2), "the ending should be .json"),
+    "garbage.parquet": (b"garbage", "cannot be read as parquet"),
+    "garbage.csv.gz": (b"not gz", "cannot be read as csv"),
+    "cut.jsonl.gz": (gzip.compress(lines(ROWS).encode())[:40], "ended before"),
+    "cut.csv.xz": (lzma.compress(GOOD.encode())[:40], "ended before"),
+    "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "Multiple files"),
+    "string.jsonl": (lines([{"messages": "hi"}]), "1 wrong type"),
+    "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "1 wrong type"),
+    "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer"),
+    "nochat.jsonl": (lines([{"conversations": []}]), "1 empty question"),
+    "floats.jsonl": (lines([{"question": "a", "answer": 1.5}]), "1 wrong type. Both must be text"),
+    "null.jsonl": (lines([{"question": None, "answer": "x"}]), "1 empty question"),
+    "objects.jsonl": (lines([{"question": {"a": 1}, "answer": ["x"]}]), "1 wrong type"),
+    "emptydir": ("folder", "no file in this folder"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_gets_one_sentence_that_names_it(tmp_path, name):
+    content, said = BROKEN[name]
+    write(tmp_path / "questions.csv", GOOD)
+    if content == "folder":
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        write(tmp_path / name, content)
+    with pytest.raises(data.DataError, match=said) as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    if name == "questoins.csv":
+        assert "Did you mean questions.csv?" in str(caught.value)
+
+
+def test_files_of_a_folder_must_fit_together(tmp_path):
+    write(tmp_path / "a.csv", GOOD)
+    write(tmp_path / "b.csv", "frage,antwort\nx,y\n")
+    with pytest.raises(data.DataError, match="b.csv has the columns frage, antwort, but a.csv has question, answer"):
+        read(tmp_path)
+
+
+def test_one_column_cannot_be_both(tmp_path):
+    with pytest.raises(data.DataError, match="must be two columns"):
+        read(write(tmp_path / "a.csv", GOOD), question="answer", answer="answer")
+
+
+def test_a_hub_dataset_that_cannot_be_had_is_said(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(data.DataError, match="nobody/nothing is no file here and could not be had from the Hub"):
+        data.load("nobody/nothing")
+
+
+def test_labels_are_recognised_and_can_be_overruled():
+    assert data.labels(["a", "b"] * 10) == ["a", "b"]
+    assert data.labels([str(i) for i in range(20)]) is None
+    assert data.labels([str(i % 20) for i in range(300)]) == sorted(map(str, range(20)))
+    assert data.labels(["a", "b"] * 10, "free_form") is None
+    assert data.labels(["a", "b"], "classification") == ["a", "b"]
+
+
+def test_remarks_name_what_a_careful_reader_would_ask():
+    rows = pd.DataFrame({"id": list("uvwxyz"), "question": list("ppqrst"), "answer": ["yes", "no", "Yes", "yes ", "no", "no"]})
+    said = " ".join(data.remarks(rows, sorted(set(rows["answer"]))))
+    assert "1 questions have more than one answer, for example rows u, v" in said
+    assert "['Yes', 'yes', 'yes ']" in said and "Too rare" in said
+    assert data.remarks(rows.drop_duplicates("question"), None) == []

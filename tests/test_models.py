@@ -1,0 +1,67 @@
+"""Models: the adapter's file, the pad row, gradients after an evaluation, merging."""
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from helpers import models
+
+NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+
+
+def adapted(tiny, tokenizer):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, quantization_config=NF4)
+    models.add_pad_row(model, tokenizer)
+    models.keep_trainable_after_evaluation(model)
+    return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+
+
+def test_adapter_holds_lora_only_and_loads_with_its_pad_row(tiny, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    model = adapted(tiny, tokenizer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    tokenizer.save_pretrained(tmp_path)
+    assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
+
+    again, tokenizer = models.load_adapter(tmp_path, str(tiny), NF4, torch.float32)
+    assert tokenizer.pad_token == models.PAD_TOKEN
+    assert again.get_input_embeddings().weight.shape[0] > tokenizer.pad_token_id
+    batch = torch.tensor([[5, 6, tokenizer.pad_token_id]])
+    with torch.no_grad():
+        expected, got = model.eval()(batch).logits, again.eval()(batch).logits
+    assert torch.allclose(expected, got, atol=1e-5)
+    assert (got.argmax(-1) != tokenizer.pad_token_id).all()
+
+
+def test_gradients_survive_an_evaluation(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    model, batch = adapted(tiny, tokenizer), torch.arange(5, 25)[None]
+
+    def gradients():
+        model.train().zero_grad()
+        model(input_ids=batch, labels=batch).loss.backward()
+        return [p.grad.clone() for n, p in model.named_parameters() if "lora_B" in n]
+
+    before = gradients()
+    with torch.no_grad():
+        model.eval()(batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True))
+
+
+def test_merged_equals_adapter_on_an_unquantized_base(tiny):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False))
+    batch = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        expected = model.eval()(batch).logits
+        assert torch.allclose(expected, model.merge_and_unload()(batch).logits, atol=1e-4)
+    assert isinstance(model, PeftModel)

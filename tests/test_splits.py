@@ -1,0 +1,66 @@
+"""Splits: near duplicates stay together, class shares are kept, the seed alone decides."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import splits
+
+WORDS = "river bread window garden seven letter yellow engine music winter doctor button silver market planet".split()
+
+
+def planted(count, seed=0):
+    """`count` different texts, and near copies (a typo, a changed word, other case) of every fifth. (texts, originals)"""
+    generator = random.Random(seed)
+    texts = [" ".join(generator.choices(WORDS, k=9)) + f" {generator.randrange(10**6)}" for _ in range(count)]
+    originals = list(range(count))
+    for i in range(0, count, 5):
+        words = texts[i].split()
+        words[generator.randrange(9)] += "s"
+        texts += [" ".join(words), texts[i].upper(), texts[i] + "!"]
+        originals += [i, i, i]
+    return texts, originals
+
+
+@pytest.mark.parametrize("up_to", [20_000, 0])
+def test_planted_copies_share_a_group(monkeypatch, up_to):
+    """Both ways of finding pairs: all of them, and those that MinHash proposes."""
+    monkeypatch.setattr(splits, "EXACT_UP_TO", up_to)
+    texts, originals = planted(300)
+    groups = splits.near_duplicate_groups(texts, 0.6)
+    missed = [i for i, original in enumerate(originals) if groups[i] != groups[original]]
+    assert len(missed) <= (0 if up_to else 3), [texts[i] for i in missed]
+    assert len(set(groups)) > 250  # and what differs is not thrown together
+
+
+def test_no_group_is_torn_and_shares_are_kept():
+    texts, _ = planted(300)
+    rows = pd.DataFrame({"question": texts, "answer": [("a", "b", "b")[len(t) % 3] for t in texts]})
+    groups = splits.near_duplicate_groups(texts, 0.6)
+    parts = splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed=4)
+    assert parts.groupby(groups).nunique().max() == 1
+    assert abs((parts == "test").mean() - 0.3) < 0.05 and abs((parts == "validation").mean() - 0.1) < 0.04
+    share = (rows["answer"] == "a").groupby(parts).mean()
+    assert share.max() - share.min() < 0.1
+    assert parts.equals(splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed=4))
+    assert not parts.equals(splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed=5))
+
+
+def test_rare_classes_and_free_answers_can_be_split():
+    rows = pd.DataFrame({"question": [f"q{i}" for i in range(40)], "answer": ["x"] * 37 + ["y", "y", "z"]})
+    assert set(splits.split(rows, np.arange(40), ["x", "y", "z"], 0.1, 0.3, 1)) == {"train", "validation", "test"}
+    assert set(splits.split(rows, np.arange(40), None, 0.1, 0.3, 1)) == {"train", "validation", "test"}
+
+
+def test_too_few_groups_are_refused():
+    rows = pd.DataFrame({"question": ["same"] * 50, "answer": ["a", "b"] * 25})
+    with pytest.raises(ValueError, match="Only 1 rows"):
+        splits.split(rows, np.zeros(50, int), ["a", "b"], 0.1, 0.3, 1)
+
+
+def test_largest_similarity_finds_the_copy():
+    similarity = splits.Similarity(["the cat sat", "a dog ran off", "birds fly south"])
+    best, where = similarity.largest(["A dog ran off"], ["the cat sat", "a dog ran off"])
+    assert best[0] > 0.99 and where[0] == 1
