@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
 
-test: setup     ## all tests
+test: setup .venv/.test-ready ## all tests
 	$(RUN) -m pytest -q
 
 lab: setup      ## JupyterLab on the notebooks
@@ -27,4 +27,8 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	PYTHONWARNINGS=ignore $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+.venv/.test-ready: requirements-test.txt .venv/.ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.txt
 	touch $@

@@ -14,6 +14,12 @@ from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from helpers import chat
 
 
+def room(tokenizer, answers):
+    """Tokens (int) that the longest of `answers` (texts) needs with its end of turn, and a quarter more."""
+    longest = max(len(ids) for ids in tokenizer(list(answers), add_special_tokens=False)["input_ids"])
+    return longest + 1 + longest // 4
+
+
 def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers"):
     """Greedy answers to `prompts` (message lists), in their order.
 
@@ -235,6 +241,22 @@ def linear_rival(questions, answers, seed):
     return GridSearchCV(pipeline, {"logisticregression__C": [1, 10, 100]}, cv=folds).fit(questions, answers)
 
 
+def best_constant(answers, score, seed, count=200):
+    """The one answer (str) that, always given, would score best on `answers` (training answers, list of str).
+
+    score: function of (given, right). JSON objects are put together from the most frequent value of each field;
+    for others, at most `count` of the answers are tried on `count` of them.
+    """
+    objects = [parsed(text) for text in answers]
+    if all(objects):
+        values = {name: collections.Counter(json.dumps(o.get(name)) for o in objects) for name in objects[0]}
+        return json.dumps({name: json.loads(seen.most_common(1)[0][0]) for name, seen in values.items()}, ensure_ascii=False)
+    generator = np.random.default_rng(seed)
+    tried = sorted(set(answers), key=collections.Counter(answers).get, reverse=True)[:count]
+    drawn = [answers[i] for i in generator.permutation(len(answers))[:count]]
+    return max(tried, key=lambda given: sum(score(given, right) for right in drawn))
+
+
 def words(text):
     """Lower-case words and numbers of a text (list of str)."""
     return re.findall(r"\w+", text.casefold())
@@ -267,3 +289,16 @@ def field_accuracy(given, right):
     """Share (0–1) of the fields of the JSON object `right` that `given` has with the same value; 0 if it is no JSON."""
     wanted, got = parsed(right), parsed(given) or {}
     return sum(name in got and got[name] == value for name, value in wanted.items()) / max(len(wanted), 1)
+
+
+def per_field(given, right):
+    """Share (0–1) of rows with exactly the right value, for every field of the JSON objects `right`; {field: share}.
+
+    given, right: lists of str; a row counts for the fields that its right answer has.
+    """
+    hits = collections.defaultdict(list)
+    for a, b in zip(given, right, strict=True):
+        got = parsed(a) or {}
+        for name, value in parsed(b).items():
+            hits[name].append(name in got and got[name] == value)
+    return {name: sum(found) / len(found) for name, found in hits.items()}

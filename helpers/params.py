@@ -64,7 +64,7 @@ RULES = {
     "05_evaluate": {
         **SHARED,
         "load_from": Literal["local", "hub"],
-        "max_new_tokens": Annotated[int, Field(ge=1, le=8192)],
+        "max_new_tokens": Annotated[int, Field(ge=0, le=8192)],
         "few_shot": Annotated[int, Field(ge=0, le=64)],
         "eval_batch_size": Annotated[int, Field(ge=1, le=4096)],
         "bootstrap_samples": Annotated[int, Field(ge=100, le=1_000_000)],

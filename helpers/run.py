@@ -157,7 +157,7 @@ def show_results(run_dir):
         for name, row in metrics["systems"].items():
             low, high = row["ci95"]
             print(f"{name:<24}{row['accuracy']:>9.1%}   {low:.1%} – {high:.1%}")
-        print(f"\nmerged against base_zero_shot: {metrics['verdict']}")
+        print(f"\nmerged against everything possible without tuning the model: {metrics['verdict']}")
     print(f"\nEverything is in {run_dir}")
 
 

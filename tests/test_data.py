@@ -7,6 +7,7 @@ import zipfile
 
 import pandas as pd
 import pytest
+import zstandard
 
 from helpers import data
 
@@ -127,6 +128,8 @@ SOURCES = {
     "a.jsonl": lines(ROWS),
     "a.parquet": parquet(ROWS),
     "a.csv.gz": gzip.compress(GOOD.encode()),
+    "a.csv.zst": zstandard.compress(GOOD.encode()),
+    "a.jsonl.zst": zstandard.compress(lines(ROWS).encode()),
     "a.jsonl.xz": lzma.compress(lines(ROWS).encode()),
     "a.csv.zip": zipped(a_csv=GOOD),
     "a.jsonl.zip": zipped(a_jsonl=lines(ROWS)),

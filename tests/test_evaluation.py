@@ -64,6 +64,15 @@ def test_scores_of_free_answers():
     assert evaluation.parsed("[1]") is None
 
 
+def test_the_best_constant_answer():
+    exact = lambda given, right: float(given == right)
+    assert evaluation.best_constant(["a", "b", "b"], exact, 0) == "b"
+    assert evaluation.best_constant(["it is red", "it is blue", "dogs"], evaluation.token_f1, 0).startswith("it is")
+    orders = ['{"n": 1, "d": null}', '{"n": 2, "d": null}', '{"n": 1, "d": "x"}']
+    assert evaluation.best_constant(orders, exact, 0) == '{"n": 1, "d": null}'
+    assert evaluation.per_field(orders, [orders[0]] * 3) == {"n": 2 / 3, "d": 2 / 3}
+
+
 def test_few_shot_examples_alternate_and_keep_the_system_turn_first():
     train = pd.DataFrame({"answer": ["a"] * 9 + ["b"] * 3})
     train["prompt"] = [chat.messages("sys", f"q{i}") for i in range(12)]

@@ -30,16 +30,16 @@ def test_03_alone_says_what_to_run_first(tmp_path):
 
 
 def test_a_broken_file_is_said_in_one_sentence(tmp_path):
-    (tmp_path / "mine.csv").write_text("text,label\nx,y\n")
+    (tmp_path / "mine.csv").write_text("text,wert\nx,y\n")
     done = run("--run-dir", tmp_path / "run", "-p", "data_path", "mine.csv", "--until", "01", cwd=tmp_path)
-    assert done.returncode == 1 and "has no column 'question'; it has: text, label." in done.stderr
+    assert done.returncode == 1 and "no column 'question'; the columns are: text, wert." in done.stderr
 
 
 def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
     rows = [f"{'good' if i % 2 else 'bad'} thing number {i},{'up' if i % 2 else 'down'}" for i in range(40)]
     (tmp_path / "mine.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     small = ["--run-dir", tmp_path / "a run", "-p", "data_path", "mine.csv", "-p", "model_id", tiny,
-             "-p", "question_column", "text", "-p", "answer_column", "label", "-p", "epochs", 1]
+             "-p", "epochs", 1]
     done = run(*small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "a run"
@@ -49,7 +49,7 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
         assert (out / name).is_file(), name
     metrics = json.loads((out / "05_evaluate" / "metrics.json").read_text())
     rows = [json.loads(line) for line in (out / "05_evaluate" / "predictions.jsonl").read_text().splitlines()]
-    assert metrics["test_rows"] == len(rows) == 12
+    assert metrics["test_rows"] == len(rows) == 14
     for system, figures in metrics["systems"].items():
         assert figures["accuracy"] == sum(row[system] == row["answer"] for row in rows) / len(rows)
 
