@@ -3,6 +3,7 @@
 import html
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 
 CHANGED = "the chat template changes the prompt when an answer follows, so the mask would be wrong"
 
@@ -76,7 +77,8 @@ def _wrong(tokenizer, roles, start, ids):
     if tokenizer.pad_token_id == end:
         return "the padding token is the end of the turn, and would be masked with it"
     begins = [position for position, token in enumerate(expected) if token == tokenizer.bos_token_id]
-    opens_turns = len(begins) == expected.count(end) and all(b - a > 1 for a, b in zip(begins, begins[1:], strict=False))
+    apart = all(after - before > 1 for before, after in pairwise(begins))
+    opens_turns = apart and len(begins) == expected.count(end)
     if tokenizer.bos_token_id not in (None, end) and len(begins) != 1 and not opens_turns:
         return f"the chat template puts {len(begins)} beginning-of-sequence tokens, not one"
     surplus = Counter(token for token in ids if token in specials)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import zstandard
 
-from helpers import data
+from helpers import data, sources
 
 QUESTIONS = [f"What about thing number {i}?" for i in range(12)]
 ROWS = [{"question": q, "answer": "ab"[i % 2]} for i, q in enumerate(QUESTIONS)]
@@ -28,7 +28,7 @@ def write(path, content, encoding="utf-8"):
 
 def read(path, shape="auto", question="question", answer="answer"):
     """(shape, rows, report) as notebook 01 gets them."""
-    source = data.load(path)
+    source = sources.load(path)
     shape, columns = data.shape_of(source.table.columns, shape, question, answer)
     return shape, *data.rows(source, shape, columns)
 
@@ -71,7 +71,7 @@ def test_usual_names_are_taken_and_named_ones_win(tmp_path):
     assert read(path)[1]["question"].tolist() == QUESTIONS
     path = write(tmp_path / "b.csv", "text,frage,antwort\nx,q1,a\ny,q2,b\n")
     assert read(path, question="frage", answer="antwort")[1]["question"].tolist() == ["q1", "q2"]
-    with pytest.raises(data.DataError, match="nachfrage"):
+    with pytest.raises(sources.DataError, match="nachfrage"):
         read(path, question="nachfrage", answer="antwort")
 
 
@@ -79,7 +79,7 @@ def test_a_forced_shape_is_used(tmp_path):
     both = [{**row, "messages": chat(("user", "other"), ("assistant", str(i)))} for i, row in enumerate(ROWS)]
     path = write(tmp_path / "a.jsonl", lines(both))
     assert read(path)[0] == "question_answer" and read(path, "messages")[1]["answer"].tolist()[3] == "3"
-    with pytest.raises(data.DataError, match="needs the column 'conversations'"):
+    with pytest.raises(sources.DataError, match="needs the column 'conversations'"):
         read(path, "conversations")
 
 
@@ -212,7 +212,7 @@ def test_a_broken_file_gets_one_sentence_that_names_it(tmp_path, name):
         (tmp_path / name).mkdir()
     elif content is not None:
         write(tmp_path / name, content)
-    with pytest.raises(data.DataError, match=said) as caught:
+    with pytest.raises(sources.DataError, match=said) as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     if name == "questoins.csv":
@@ -222,12 +222,12 @@ def test_a_broken_file_gets_one_sentence_that_names_it(tmp_path, name):
 def test_files_of_a_folder_must_fit_together(tmp_path):
     write(tmp_path / "a.csv", GOOD)
     write(tmp_path / "b.csv", "frage,antwort\nx,y\n")
-    with pytest.raises(data.DataError, match="b.csv has the columns frage, antwort, but a.csv has question, answer"):
+    with pytest.raises(sources.DataError, match="b.csv has the columns frage, antwort, but a.csv has question, answer"):
         read(tmp_path)
 
 
 def test_one_column_cannot_be_both(tmp_path):
-    with pytest.raises(data.DataError, match="must be two columns"):
+    with pytest.raises(sources.DataError, match="must be two columns"):
         read(write(tmp_path / "a.csv", GOOD), question="answer", answer="answer")
 
 
@@ -235,8 +235,8 @@ def test_a_hub_dataset_that_cannot_be_had_is_said(monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(data.DataError, match="nobody/nothing is no file here and could not be had from the Hub"):
-        data.load("nobody/nothing")
+    with pytest.raises(sources.DataError, match="nobody/nothing is no file here and could not be had from the Hub"):
+        sources.load("nobody/nothing")
 
 
 def test_labels_are_recognised_and_can_be_overruled():

@@ -1,0 +1,219 @@
+"""Where rows come from: files of common formats, folders of them, the Hub; and what is wrong with one, in one sentence."""
+
+import codecs
+import csv
+import difflib
+import json
+import re
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message is one sentence that says why and what to do."""
+
+
+class Source:
+    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from."""
+
+    def __init__(self, parts):
+        self.files = [(path, len(table)) for path, table in parts]
+        self.table = pd.concat([table for _, table in parts], ignore_index=True)
+        if self.table.empty:
+            raise DataError(f"{parts[0][0].name} holds no row.")
+
+    def where(self, positions):
+        """Names (list of str) of the rows at `positions`: the line where each starts, or its number, and its file."""
+        named, first = [], 0
+        for path, count in self.files:
+            inside = [position - first for position in positions if first <= position < first + count]
+            named += [f"{path.name} {place}" if len(self.files) > 1 else place for place in _places(path, inside)]
+            first += count
+        return named
+
+
+def load(data_path):
+    """Read a file, a folder of files, or a Hub dataset ("owner/name"). Returns a Source.
+
+    Files: CSV, TSV, JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8.
+    Of a Hub dataset the split `train` is read. Raises DataError.
+    """
+    path = Path(data_path).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and _format(p))
+        if not files:
+            raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.")
+        parts = [(file, _read(file)) for file in files]
+        for file, table in parts[1:]:
+            if set(table.columns) != set(parts[0][1].columns):
+                raise DataError(
+                    f"data_path {path.name}: {file.name} has the columns {listed(table.columns)}, but {files[0].name} "
+                    f"has {listed(parts[0][1].columns)}: a folder is read as one table, so they must be the same."
+                )
+        return Source(parts)
+    if path.is_file():
+        if not _format(path):
+            excel = " Save the sheet as CSV (UTF-8)." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+            raise DataError(f"data_path {path.name}: the ending should be one of {', '.join(FORMATS)} (or compressed).{excel}")
+        return Source([(path, _read(path))])
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(data_path)) and not _format(path):
+        return Source([(path, _read_hub(str(data_path)))])
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    raise DataError(f"data_path {data_path}: there is no such file or folder." + (f" Did you mean {near[0]}?" if near else ""))
+
+
+def listed(columns):
+    """Column names as text, for a message."""
+    return ", ".join(map(str, columns)) or "none"
+
+
+def _format(path):
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def _text(path):
+    """The file as a text stream (context manager), decompressed by its ending."""
+    return fsspec.open(str(path), "rt", encoding="utf-8-sig", compression="infer", newline="")
+
+
+def _read(path):
+    kind = _format(path)
+    if path.stat().st_size == 0:
+        raise DataError(f"{path.name} is empty.")
+    try:
+        if kind == "csv":
+            separator = "\t" if ".tsv" in path.suffixes else ","
+            with _text(path) as stream:
+                header = next(csv.reader(stream, delimiter=separator), [])
+            twice = [name for name in header if name and header.count(name) > 1]
+            if twice:
+                raise DataError(f"{path.name}: the column {twice[0]!r} stands more than once in the header: rename one.")
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
+            if not isinstance(table.index, pd.RangeIndex):
+                raise DataError(f"{path.name}: the rows have more fields than the header: quote texts that hold a comma.")
+            return table
+        if kind == "parquet":
+            return pd.read_parquet(path)
+        return _read_lines(path) if kind == "jsonl" else _read_json(path)
+    except UnicodeDecodeError:
+        raise DataError(_not_utf8(path)) from None
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, RuntimeError) as error:
+        reason = " ".join(str(error).replace(f"{path.parent}/", "").split())[:160] or type(error).__name__
+        reason = reason.removeprefix("Error tokenizing data. C error: ")
+        fields = re.match(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
+        if fields:
+            expected, line, saw = fields.groups()
+            raise DataError(
+                f"{path.name}, line {line}, has {saw} fields, but the header has {expected}: quote texts that hold a comma."
+            ) from None
+        if reason.startswith("EOF inside string"):
+            raise DataError(f"{path.name}: a quotation mark is opened in row {int(reason.split()[-1])} and never closed.") from None
+        raise DataError(f"{path.name} cannot be read as {kind}: {reason}") from None
+
+
+def _read_lines(path, chunk=50_000):
+    chunks, records = [], []
+    with _text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                hint = " (One object over several lines? Then the ending should be .json.)" if number == 1 else ""
+                raise DataError(f"{path.name}, line {number}, is not JSON: {error}.{hint}") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path.name}, line {number}, should be an object {{...}}, but is {line.strip()[:40]}.")
+            records.append(record)
+            if len(records) == chunk:  # a frame takes a fraction of what as many dicts do
+                chunks.append(pd.DataFrame(records, dtype=object))
+                records = []
+    if records or not chunks:
+        chunks.append(pd.DataFrame(records, dtype=object))
+    return pd.concat(chunks, ignore_index=True)
+
+
+def _read_json(path):
+    with _text(path) as stream:
+        try:
+            value = json.load(stream)
+        except json.JSONDecodeError as error:
+            if error.msg == "Extra data":  # JSON lines under the name .json, as many datasets have them
+                return _read_lines(path)
+            raise
+    if isinstance(value, dict) and sum(isinstance(inner, list) for inner in value.values()) == 1:
+        value = next(inner for inner in value.values() if isinstance(inner, list))  # {"data": [...], "version": ...}
+    by_column = isinstance(value, dict) and value and all(isinstance(inner, (list, dict)) for inner in value.values())
+    if not by_column and not (isinstance(value, list) and all(isinstance(record, dict) for record in value)):
+        raise DataError(f"{path.name} should be a list of objects [{{...}}, ...], one a row.")
+    return pd.DataFrame(value, dtype=object).reset_index(drop=True)
+
+
+def _read_hub(name):
+    from datasets import ClassLabel, load_dataset
+
+    try:
+        dataset = load_dataset(name, split="train")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DataError(f"data_path {name} is no file here and could not be had from the Hub as a dataset ({reason}).") from None
+    table = dataset.to_pandas()
+    for column, feature in dataset.features.items():
+        if isinstance(feature, ClassLabel):
+            table[column] = feature.int2str(table[column])
+    return table
+
+
+def _not_utf8(path):
+    """The sentence for a file that is not UTF-8: which line, and what it looks like."""
+    with fsspec.open(str(path), "rb", compression="infer") as stream:
+        for number, line in enumerate(stream, 1):
+            if number == 1 and line[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                return f"{path.name} is UTF-16, not UTF-8: save it as UTF-8 and run again."
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                shown = line[max(0, error.start - 12) : error.start + 12].decode("cp1252", "replace").strip()
+                return (
+                    f"{path.name} is not UTF-8: line {number}, near {shown!r}, looks like Windows-1252 or Latin-1; "
+                    "save it as UTF-8 and run again."
+                )
+    return f"{path.name} is not UTF-8: save it as UTF-8 and run again."
+
+
+def _places(path, positions):
+    """Where the rows at `positions` start: line numbers of text files, else row numbers."""
+    if not positions:
+        return []
+    kind = _format(path)
+    if kind not in ("csv", "jsonl"):
+        return [f"row {position + 1}" for position in positions]
+    starts, wanted = {}, set(positions)
+    with _text(path) as stream:
+        if kind == "csv":
+            reader = csv.reader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
+            next(reader)
+            before, number = reader.line_num, 0
+            for record in reader:
+                if record:  # pandas, too, passes over empty lines
+                    if number in wanted:
+                        starts[number] = before + 1
+                    number += 1
+                before = reader.line_num
+                if number > max(wanted):
+                    break
+        else:
+            numbers = (number for number, line in enumerate(stream, 1) if line.strip())
+            starts = {position: number for position, number in enumerate(numbers) if position in wanted}
+    return [f"line {starts[position]}" for position in positions]

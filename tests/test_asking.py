@@ -1,0 +1,63 @@
+"""Answers and label scores do not depend on batching, padding or the prefix that is read once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from helpers import asking, chat, models
+
+
+def test_few_shot_examples_alternate_and_keep_the_system_turn_first():
+    train = pd.DataFrame({"answer": ["a"] * 9 + ["b"] * 3})
+    train["prompt"] = [chat.messages("sys", f"q{i}") for i in range(12)]
+    train["completion"] = [[{"role": "assistant", "content": a}] for a in train["answer"]]
+    examples = asking.pick_examples(train, 4, ["a", "b"], 0)
+    assert sorted(row["answer"] for row in examples) == ["a", "a", "b", "b"]
+    (prompt,) = asking.few_shot_prompts([chat.messages("sys", "new")], examples)
+    assert [turn["role"] for turn in prompt] == ["system", *["user", "assistant"] * 4, "user"]
+
+
+@pytest.fixture(scope="module")
+def asked(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    models.add_pad_row(model, tokenizer)
+    prompts = [chat.messages("Be brief.", "word " * n + "?") for n in (1, 9, 4, 2, 7)]
+    return model, tokenizer, prompts
+
+
+def test_answers_are_those_of_generate_one_at_a_time(asked):
+    model, tokenizer, prompts = asked
+    found = asking.answer(model, tokenizer, prompts, 6, 2)
+    for prompt, row in zip(prompts, found, strict=True):
+        inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        out = model.generate(**inputs, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        new = out.sequences[0, inputs["input_ids"].shape[1] :]
+        assert row["text"] == tokenizer.decode(new, skip_special_tokens=True).strip()
+        chances = [step[0].log_softmax(-1)[token] for step, token in zip(out.logits, new, strict=True)]
+        assert row["confidence"] == pytest.approx(float(sum(chances).exp()), rel=1e-3)
+        assert row["stopped"] == (int(new[-1]) == tokenizer.eos_token_id)
+
+
+def test_label_scores_are_those_of_the_whole_chat(asked):
+    model, tokenizer, prompts = asked
+    labels = ["yes", "no", "something longer"]
+    found = asking.score_labels(model, tokenizer, prompts, labels, 6)
+    for prompt, row in zip(prompts, found, strict=True):
+        sums = []
+        for text in labels:
+            ids, mask = chat.trained_tokens(tokenizer, prompt, [{"role": "assistant", "content": text}])
+            with torch.no_grad():
+                chances = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            sums.append(sum(float(chances[i - 1, token]) for i, (token, m) in enumerate(zip(ids, mask, strict=True)) if m))
+        assert row["text"] == labels[int(np.argmax(sums))]
+        assert row["confidence"] == pytest.approx(float(torch.tensor(sums).softmax(0).max()), rel=1e-3)
+
+
+def test_one_prompt_and_equal_prompts_work(asked):
+    model, tokenizer, prompts = asked
+    assert len({row["text"] for row in asking.answer(model, tokenizer, [prompts[0]] * 3, 3, 2)}) == 1
+    assert len(asking.score_labels(model, tokenizer, prompts[:1], ["a", "b"], 1)) == 1
