@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 
 from helpers.sources import DataError, listed
@@ -157,7 +158,7 @@ def _chat(value):
         turns = []
         for turn in value:
             role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-            if isinstance(content, list) and all(part.get("type") == "text" for part in content):
+            if isinstance(content, (list, np.ndarray)) and all(part.get("type") == "text" for part in content):
                 content = "".join(part["text"] for part in content)  # OpenAI's list of parts
             turns.append({"role": ROLES[role], "content": content})
     except (TypeError, AttributeError, KeyError):

@@ -171,7 +171,7 @@ def _read_hub(name):
     table = dataset.to_pandas()
     for column, feature in dataset.features.items():
         if isinstance(feature, ClassLabel):
-            table[column] = feature.int2str(table[column])
+            table[column] = [feature.names[i] if 0 <= i < len(feature.names) else None for i in table[column]]
     return table
 
 

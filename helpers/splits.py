@@ -41,13 +41,16 @@ class Similarity:
 
     def largest(self, texts, others):
         """Largest similarity of each of `texts` to any of `others`. Returns (similarities, positions), arrays."""
-        transposed = self.vectors(others).T.tocsr()
-        best, where = [], []
-        for part in _chunks(texts, max(1, 50_000_000 // len(others))):  # at most 200 MB of scores at a time
-            scores = (self.vectors(part) @ transposed).toarray()
-            best.append(scores.max(axis=1))
-            where.append(scores.argmax(axis=1))
-        return np.concatenate(best), np.concatenate(where)
+        vectors = self.vectors(texts)
+        best, where = np.full(len(texts), -1, dtype=np.float32), np.zeros(len(texts), dtype=int)
+        size = max(1, 50_000_000 // max(len(texts), 1))  # at most 200 MB of scores at a time
+        for start in range(0, len(others), size):
+            scores = (vectors @ self.vectors(others[start : start + size]).T.tocsr()).toarray()
+            found = scores.argmax(axis=1)
+            higher = scores[np.arange(len(texts)), found]
+            where = np.where(higher > best, found + start, where)
+            best = np.maximum(best, higher)
+        return best, where
 
 
 def near_duplicate_groups(texts, threshold, similarity=None):

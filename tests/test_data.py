@@ -231,6 +231,33 @@ def test_one_column_cannot_be_both(tmp_path):
         read(write(tmp_path / "a.csv", GOOD), question="answer", answer="answer")
 
 
+def test_a_hub_dataset_is_read_with_its_label_names(monkeypatch):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    made = datasets.Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, -1]}, features=features)
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or made)
+    _, rows, report = read("someone/reviews")
+    assert asked == [(("someone/reviews",), {"split": "train"})]
+    assert rows["answer"].tolist() == ["good", "bad"] and report.loc["empty answer", "first places"] == "row 3"
+
+
+@pytest.mark.parametrize("shape", ["messages", "conversations", "prompt_completion"])
+def test_chats_survive_parquet(tmp_path, shape):
+    rows = SHAPES[shape]
+    if shape == "prompt_completion":
+        rows = [{"prompt": chat(("user", r["prompt"])), "completion": chat(("assistant", r["completion"]))} for r in rows]
+    if shape == "messages":
+        def parts(text):
+            return [{"type": "text", "text": text}]
+
+        rows = [{"messages": chat(("user", parts(r["question"])), ("assistant", parts(r["answer"])))} for r in ROWS]
+    found, table, _ = read(write(tmp_path / "a.parquet", parquet(rows)))
+    assert found == shape and table["question"].tolist() == QUESTIONS
+    assert table["answer"].tolist() == [row["answer"] for row in ROWS]
+
+
 def test_a_hub_dataset_that_cannot_be_had_is_said(monkeypatch):
     import datasets
 

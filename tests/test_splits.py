@@ -64,3 +64,9 @@ def test_largest_similarity_finds_the_copy():
     similarity = splits.Similarity(["the cat sat", "a dog ran off", "birds fly south"])
     best, where = similarity.largest(["A dog ran off"], ["the cat sat", "a dog ran off"])
     assert best[0] > 0.99 and where[0] == 1
+    texts, _ = planted(200)
+    best, where = splits.Similarity(texts).largest(texts[:50], texts[100:])
+    vectors = splits.Similarity(texts).vectors(texts)
+    scores = (vectors[:50] @ vectors[100:].T).toarray()
+    assert np.allclose(best, scores.max(axis=1), atol=1e-5)
+    assert np.allclose(scores[np.arange(50), where], scores.max(axis=1), atol=1e-5)
