@@ -8,6 +8,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import normalize
 
+from helpers import artefacts
+
 EXACT_UP_TO = 20_000  # texts; beyond, comparing all pairs would take time that grows with their square
 BANDS, ROWS = 20, 3  # of MinHash: pairs that share 60 % of their n-grams are found with probability 0.99
 FEATURES = 2**20
@@ -70,12 +72,15 @@ def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
     """Part of each row: "train", "validation" or "test" (Series of str, index of `rows`).
 
     Whole groups are dealt out; with a label set, class shares are kept (a group counts with its most frequent
-    answer). Raises ValueError when a part would be empty.
+    answer). The seed alone decides, not the order of the rows. Raises ValueError when a part would be empty.
     """
-    frame = pd.DataFrame({"group": groups, "answer": rows["answer"].to_numpy()})
-    units = frame.groupby("group")["answer"].agg(lambda answers: answers.mode()[0]) if label_set else None
-    ids = units.index.to_numpy() if label_set else np.unique(groups)
-    answers = dict(zip(ids, units, strict=True)) if label_set else {}
+    hashes = [artefacts.text_hash(*pair) for pair in zip(rows["question"], rows["answer"], strict=True)]
+    frame = pd.DataFrame({"group": groups, "hash": hashes, "answer": rows["answer"].to_numpy()})
+    # In the order of their texts' hashes, so that the order of the file does not matter.
+    ids = frame.groupby("group")["hash"].min().sort_values().index.to_numpy()
+    given = frame.groupby(["group", "answer"]).size().reset_index(name="count")
+    given = given.sort_values(["count", "answer"], ascending=[False, True]).drop_duplicates("group")
+    answers = given.set_index("group")["answer"].to_dict() if label_set else {}
 
     def deal(ids, share, parts_left):
         """Split `ids` in two, classes that are too rare to stratify together as one."""

@@ -46,6 +46,9 @@ def test_no_group_is_torn_and_shares_are_kept():
     assert share.max() - share.min() < 0.1
     assert parts.equals(splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed=4))
     assert not parts.equals(splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed=5))
+    shuffled = rows.sample(frac=1, random_state=0)
+    again = splits.split(shuffled, splits.near_duplicate_groups(shuffled["question"].tolist(), 0.6), ["a", "b"], 0.1, 0.3, 4)
+    assert again.sort_index().equals(parts)
 
 
 def test_rare_classes_and_free_answers_can_be_split():
