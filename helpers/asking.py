@@ -12,9 +12,9 @@ from helpers import chat
 
 
 def room(tokenizer, answers):
-    """Tokens (int) that the longest of `answers` (texts) needs with its end of turn, and a quarter more."""
+    """Tokens (int) that the longest of `answers` (texts) needs with its end of turn, and a quarter more; at least 12."""
     longest = max(len(ids) for ids in tokenizer(list(answers), add_special_tokens=False)["input_ids"])
-    return longest + 1 + longest // 4
+    return max(12, longest + 1 + longest // 4)
 
 
 def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers"):

@@ -125,12 +125,14 @@ def _all_pairs(texts, threshold, similarity, block=500):
 def _signatures(texts, similarity):
     """MinHash signatures folded into one 64-bit key per band: array (texts, BANDS)."""
     generator = np.random.default_rng(0)  # fixed: the grouping depends on the texts alone
-    tables = [generator.permutation(FEATURES).astype(np.uint32) for _ in range(BANDS * ROWS)]
+    factors = generator.integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     keys = []
     for part in _chunks(texts):
         ngrams = similarity.ngrams(part)
         starts = np.minimum(ngrams.indptr[:-1], max(len(ngrams.indices) - 1, 0))
-        minima = np.stack([np.minimum.reduceat(table[ngrams.indices], starts) for table in tables], axis=1)
+        numbers = ngrams.indices.astype(np.uint64) + np.uint64(1)
+        # Multiplication modulo 2^64, of which the upper half is kept: a cheap family of hash functions (Dietzfelbinger 1997).
+        minima = np.stack([np.minimum.reduceat(numbers * factor >> np.uint64(32), starts) for factor in factors], axis=1)
         minima = minima.astype(np.uint64).reshape(len(part), BANDS, ROWS)
         key = np.zeros((len(part), BANDS), dtype=np.uint64)
         for row in range(ROWS):
