@@ -1,6 +1,7 @@
 """Chats: from a question and an answer to messages, and which tokens of them are trained on."""
 
 import html
+import json
 from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
@@ -95,6 +96,21 @@ def _neutral(tokenizer, roles):
     ids = tokenizer.apply_chat_template([{"role": role, "content": "word"} for role in roles], return_dict=False)
     specials = frozenset(tokenizer.all_special_ids)
     return ids, next((token for token in reversed(ids[-3:]) if token in specials), None), specials
+
+
+def read_rows(path):
+    """The rows of a JSON-lines file that 01 wrote, as a `datasets.Dataset`.
+
+    Text stays text; `load_dataset("json")` would take answers that look like dates for timestamps.
+    """
+    from datasets import Dataset, Features, Value
+
+    text = Value("string")
+    turns = [{"role": text, "content": text}]
+    with open(path, encoding="utf-8") as stream:
+        rows = [json.loads(line) for line in stream]
+    columns = {name: turns if name in ("prompt", "completion") else text for name in rows[0]}
+    return Dataset.from_list(rows, features=Features(columns))
 
 
 def show_mask(tokenizer, ids, mask):

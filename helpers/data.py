@@ -68,9 +68,9 @@ def rows(source, shape, columns):
     the messages before the answer. Report: one line a reason, with `rows` and the first places.
     Raises DataError when no row is usable or all answers are the same.
     """
-    table = source.table
+    table = source.table[list(columns)].map(_plain)
     if shape == "question_answer":
-        found = pd.DataFrame({"question": table[columns[0]], "answer": table[columns[1]]}, dtype=object)
+        found = table.set_axis(["question", "answer"], axis=1)
     elif shape == "alpaca":
         extra = table["input"] if "input" in columns else [""] * len(table)
         joined = [
@@ -83,20 +83,19 @@ def rows(source, shape, columns):
         found = pd.DataFrame(chats, columns=["question", "answer", "turns"], dtype=object)
     else:
         found = pd.DataFrame([_chat(value) for value in table[shape]], columns=["question", "answer", "turns"], dtype=object)
-    # Whole numbers are often labels (0, 1); anything else that is not text cannot be trained on.
-    for name in ("question", "answer"):
-        found[name] = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in found[name].tolist()]
-    ids = table["id"].astype(str) if "id" in table and table["id"].is_unique else [f"row{i}" for i in range(1, len(table) + 1)]
-    found.insert(0, "id", ids)
+    ids = source.table["id"].astype(str) if "id" in source.table else None
+    found.insert(0, "id", ids if ids is not None and ids.is_unique else [f"row{i}" for i in range(1, len(table) + 1)])
 
     empty = {name: pd.Series([_empty(value) for value in found[name]]) for name in ("question", "answer")}
-    text = pd.Series([isinstance(q, str) and isinstance(a, str) for q, a in zip(found["question"], found["answer"], strict=True)])
+    text = pd.Series([_is_text(q) and _is_text(a) for q, a in zip(found["question"], found["answer"], strict=True)])
     reason = pd.Series("", index=found.index)
     reason[~text] = "wrong type"
     reason[empty["answer"]] = "empty answer"
     reason[empty["question"]] = "empty question"
     usable = found[reason == ""]
-    reason[usable.index[usable.duplicated(["question", "answer"])]] = "exact duplicate"
+    if "turns" in found:
+        usable = usable.assign(turns=usable["turns"].map(repr))
+    reason[usable.index[usable.drop(columns="id").duplicated()]] = "exact duplicate"
     report = [("read", len(found), ""), ("kept", int((reason == "").sum()), "")]
     for name in REASONS:
         positions = reason.index[reason == name].tolist()
@@ -104,7 +103,7 @@ def rows(source, shape, columns):
     kept = found[reason == ""].reset_index(drop=True)
     if kept.empty:
         raise DataError("The data has no usable row: " + ", ".join(f"{n} {r}" for r, n, _ in report[2:] if n) + ". Both must be text.")
-    if kept["answer"].nunique() == 1:
+    if kept["answer"].str.strip().nunique() == 1:
         raise DataError(f"Every answer is {kept['answer'][0][:40]!r}: there is nothing to learn; at least two are needed.")
     return kept, pd.DataFrame(report, columns=["", "rows", "first places"]).set_index("")
 
@@ -113,9 +112,11 @@ def labels(answers, task="auto"):
     """Return the sorted label set (list of str) when the answers are classes, else None (free-form).
 
     answers: list of str. task: "classification", "free_form", or "auto": classes are at most 100 different
-    answers of at most 60 characters, each given at least 4 times on average.
+    answers of at most 60 characters, each given at least 4 times on average. Raises DataError when only one is left.
     """
     kinds = sorted(set(answers))
+    if len({kind.strip() for kind in kinds}) == 1:
+        raise DataError(f"Every answer that is left is {kinds[0][:40]!r}: there is nothing to learn; take more rows.")
     looks = len(kinds) <= 100 and len(answers) >= 4 * len(kinds) and max(map(len, kinds)) <= 60
     return kinds if task == "classification" or (task == "auto" and looks) else None
 
@@ -138,6 +139,23 @@ def remarks(rows, label_set):
         if rare:
             said.append(f"Too rare to be in all three parts (fewer than 3 rows): {rare[:5]}.")
     return said
+
+
+def _plain(value):
+    """Numbers without fraction and truth values as text, for they are often labels; anything else as it is."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    if isinstance(value, (int, np.integer)) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    return value
+
+
+def _is_text(value):
+    """True for text that can be written; half of a surrogate pair, as from a cut emoji, cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _empty(value):

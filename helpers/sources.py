@@ -4,14 +4,21 @@ import codecs
 import csv
 import difflib
 import json
+import lzma
 import re
+import zipfile
+import zlib
 from pathlib import Path
 
 import fsspec
 import pandas as pd
+import zstandard
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
+UNREADABLE = (
+    ValueError, OSError, EOFError, RuntimeError, csv.Error, lzma.LZMAError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError
+)
 
 
 class DataError(ValueError):
@@ -80,6 +87,10 @@ def _format(path):
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
+def _separator(path):
+    return "\t" if ".tsv" in map(str.lower, path.suffixes) else ","
+
+
 def _text(path):
     """The file as a text stream (context manager), decompressed by its ending."""
     return fsspec.open(str(path), "rt", encoding="utf-8-sig", compression="infer", newline="")
@@ -89,9 +100,14 @@ def _read(path):
     kind = _format(path)
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty.")
+    csv.field_size_limit(2**31 - 1)  # a long text is no error
     try:
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                if len(archive.namelist()) != 1:
+                    raise DataError(f"{path.name} holds {len(archive.namelist())} files: a zip should hold one; or unpack it in a folder.")
         if kind == "csv":
-            separator = "\t" if ".tsv" in path.suffixes else ","
+            separator = _separator(path)
             with _text(path) as stream:
                 header = next(csv.reader(stream, delimiter=separator), [])
             twice = [name for name in header if name and header.count(name) > 1]
@@ -108,7 +124,7 @@ def _read(path):
         raise DataError(_not_utf8(path)) from None
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, RuntimeError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).replace(f"{path.parent}/", "").split())[:160] or type(error).__name__
         reason = reason.removeprefix("Error tokenizing data. C error: ")
         fields = re.match(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
@@ -202,7 +218,7 @@ def _places(path, positions):
     starts, wanted = {}, set(positions)
     with _text(path) as stream:
         if kind == "csv":
-            reader = csv.reader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
+            reader = csv.reader(stream, delimiter=_separator(path))
             next(reader)
             before, number = reader.line_num, 0
             for record in reader:

@@ -1,5 +1,8 @@
 """Splits that cannot leak: near duplicates stay on one side, class shares are kept."""
 
+import math
+import unicodedata
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
@@ -13,6 +16,7 @@ from helpers import artefacts
 EXACT_UP_TO = 20_000  # texts; beyond, comparing all pairs would take time that grows with their square
 BANDS, ROWS = 20, 3  # of MinHash: pairs that share 60 % of their n-grams are found with probability 0.99
 FEATURES = 2**20
+ROUNDING = 1e-5  # of float32 cosines
 
 
 class Similarity:
@@ -28,18 +32,26 @@ class Similarity:
         )
         documents = np.zeros(FEATURES)
         for part in _chunks(texts):
-            documents += np.bincount(self._counts.transform(part).indices, minlength=FEATURES)
+            documents += np.bincount(self.ngrams(part).indices, minlength=FEATURES)
+        self._rare = documents <= max(10, len(texts) / 10)
         self._weights = (np.log((1 + len(texts)) / (1 + documents)) + 1).astype(np.float32)
 
     def vectors(self, texts):
         """Sparse matrix, one unit row per text."""
-        counts = self._counts.transform(texts).astype(np.float32)
+        counts = self.ngrams(texts).astype(np.float32)
         counts.data = (1 + np.log(counts.data)) * self._weights[counts.indices]
         return normalize(counts, copy=False)
 
     def ngrams(self, texts):
         """Sparse matrix of hashed n-grams, unweighted."""
-        return self._counts.transform(texts)
+        return self._counts.transform(map(_folded, texts))
+
+    def rare_ngrams(self, texts):
+        """(numbers, starts): hashed n-grams that less than a tenth of all texts have, row after row, and where each begins."""
+        ngrams = self.ngrams(texts)
+        rare = self._rare[ngrams.indices]
+        starts = np.concatenate([[0], np.cumsum(rare)])[ngrams.indptr[:-1]]
+        return ngrams.indices[rare].astype(np.uint64), starts
 
     def largest(self, texts, others):
         """Largest similarity of each of `texts` to any of `others`. Returns (similarities, positions), arrays."""
@@ -58,12 +70,14 @@ class Similarity:
 def near_duplicate_groups(texts, threshold, similarity=None):
     """Group numbers (array of int, one per text): texts linked by similarity ≥ `threshold` share one.
 
-    texts: list of str; threshold: 0–1. All pairs are compared up to EXACT_UP_TO texts; beyond, MinHash
+    texts: list of str; threshold: 0–1. Texts that differ only in case, blanks or Unicode form always do. All pairs are compared up to EXACT_UP_TO texts; beyond, MinHash
     (Broder 1997) with banding proposes pairs, and each proposed pair is then compared.
     """
     similarity = similarity or Similarity(texts)
+    first = {}
+    same = [first.setdefault(_folded(text), position) for position, text in enumerate(texts)]
     pairs = _all_pairs(texts, threshold, similarity) if len(texts) <= EXACT_UP_TO else _proposed(texts, threshold, similarity)
-    left, right = pairs
+    left, right = np.concatenate([pairs[0], np.arange(len(texts))]), np.concatenate([pairs[1], same])
     links = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
     return connected_components(links, directed=False)[1]
 
@@ -82,15 +96,15 @@ def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
     given = given.sort_values(["count", "answer"], ascending=[False, True]).drop_duplicates("group")
     answers = given.set_index("group")["answer"].to_dict() if label_set else {}
 
-    def deal(ids, share, parts_left):
-        """Split `ids` in two, classes that are too rare to stratify together as one."""
+    def deal(ids, share):
+        """Split `ids` in two; classes too rare to stratify count with the largest one."""
         kinds = None
         if label_set:
             kinds = pd.Series([answers[i] for i in ids])
-            kinds = kinds.where(kinds.map(kinds.value_counts()) >= parts_left, "")
-            few = kinds.value_counts()
-            size = round(share * len(ids))
-            if few.min() < 2 or min(size, len(ids) - size) < len(few):
+            counts = kinds.value_counts()
+            size = math.ceil(share * len(ids))
+            kinds = kinds.where(kinds.map(counts) >= 3, counts.index[0])
+            if kinds.value_counts().min() < 2 or min(size, len(ids) - size) < kinds.nunique():
                 kinds = None
         return train_test_split(ids, test_size=share, random_state=seed, stratify=kinds)
 
@@ -98,10 +112,31 @@ def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
         raise ValueError(
             f"Only {len(ids)} rows that are not near duplicates of one another: too few to split, at least 10 are needed."
         )
-    rest, test = deal(ids, test_fraction, 3)
-    train, validation = deal(rest, validation_fraction / (1 - test_fraction), 2)
-    part = {**dict.fromkeys(train, "train"), **dict.fromkeys(validation, "validation"), **dict.fromkeys(test, "test")}
-    return pd.Series([part[group] for group in groups], index=rows.index)
+    # A large group would carry its part far from its share: such groups are learned from.
+    sizes = frame["group"].value_counts()
+    limit = max(4, min(test_fraction, validation_fraction) * len(rows) / 10)
+    large = ids[sizes[ids].to_numpy() > limit]
+    small = ids[sizes[ids].to_numpy() <= limit]
+    left = len(rows) - int(sizes[large].sum())
+    for_test, for_validation = (fraction * len(rows) / max(left, 1) for fraction in (test_fraction, validation_fraction))
+    kept = len(small) * (1 - for_test - for_validation)
+    if kept < (2 if len(large) else 4):
+        raise ValueError(
+            f"{len(rows)} rows, of which {len(ids)} are not near duplicates of others (largest group: {sizes.max()} rows), are too "
+            f"few for validation_fraction {validation_fraction} and test_fraction {test_fraction}: lower them or add rows."
+        )
+    rest, test = deal(small, for_test)
+    train, validation = deal(rest, for_validation / (1 - for_test))
+    part = {**dict.fromkeys([*train, *large], "train"), **dict.fromkeys(validation, "validation"), **dict.fromkeys(test, "test")}
+    parts = pd.Series([part[group] for group in groups], index=rows.index)
+    if label_set and rows.loc[parts == "train", "answer"].str.strip().nunique() < 2:
+        raise ValueError(f"Only the answer {rows['answer'][parts == 'train'].iloc[0]!r} is left to train on: add rows of the others.")
+    return parts
+
+
+def _folded(text):
+    """The text as it is compared: one Unicode form, without case, single blanks."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _chunks(texts, size=20_000):
@@ -114,7 +149,7 @@ def _all_pairs(texts, threshold, similarity, block=500):
     left, right = [], []
     for start in range(0, len(texts), block):
         near = vectors[start : start + block] @ transposed
-        near.data[near.data < threshold] = 0
+        near.data[near.data < threshold - ROUNDING] = 0
         near.eliminate_zeros()
         near = near.tocoo()
         left.append(near.row + start)
@@ -128,9 +163,8 @@ def _signatures(texts, similarity):
     factors = generator.integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     keys = []
     for part in _chunks(texts):
-        ngrams = similarity.ngrams(part)
-        starts = np.minimum(ngrams.indptr[:-1], max(len(ngrams.indices) - 1, 0))
-        numbers = ngrams.indices.astype(np.uint64) + np.uint64(1)
+        numbers, starts = similarity.rare_ngrams(part)
+        numbers = np.append(numbers, np.uint64(2**63)) + np.uint64(1)  # stands for the n-grams of a text that has none
         # Multiplication modulo 2^64, of which the upper half is kept: a cheap family of hash functions (Dietzfelbinger 1997).
         minima = np.stack([np.minimum.reduceat(numbers * factor >> np.uint64(32), starts) for factor in factors], axis=1)
         minima = minima.astype(np.uint64).reshape(len(part), BANDS, ROWS)
@@ -149,6 +183,9 @@ def _proposed(texts, threshold, similarity):
         same = keys[order[1:], band] == keys[order[:-1], band]
         # Neighbours in a bucket: a chain links all that are alike, and no bucket costs its square.
         pairs.update(zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True))
+        # … and each with the first of its bucket, should a neighbour be there by chance.
+        first = np.maximum.accumulate(np.where(np.concatenate([[False], same]), 0, np.arange(len(order))))
+        pairs.update(zip(order[first[1:]][same].tolist(), order[1:][same].tolist(), strict=True))
     if not pairs:
         return np.array([], int), np.array([], int)
     left, right = map(np.array, zip(*sorted(pairs), strict=True))
@@ -156,6 +193,6 @@ def _proposed(texts, threshold, similarity):
     for start in range(0, len(left), 20_000):
         a = similarity.vectors([texts[i] for i in left[start : start + 20_000]])
         b = similarity.vectors([texts[i] for i in right[start : start + 20_000]])
-        keep.append(np.asarray(a.multiply(b).sum(axis=1)).ravel() >= threshold)
+        keep.append(np.asarray(a.multiply(b).sum(axis=1)).ravel() >= threshold - ROUNDING)
     keep = np.concatenate(keep)
     return left[keep], right[keep]

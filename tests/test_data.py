@@ -192,7 +192,7 @@ BROKEN = {
     "garbage.csv.gz": (b"not gz", "cannot be read as csv"),
     "cut.jsonl.gz": (gzip.compress(lines(ROWS).encode())[:40], "ended before"),
     "cut.csv.xz": (lzma.compress(GOOD.encode())[:40], "ended before"),
-    "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "Multiple files"),
+    "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "two.csv.zip holds 2 files"),
     "string.jsonl": (lines([{"messages": "hi"}]), "1 wrong type"),
     "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "1 wrong type"),
     "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer"),
