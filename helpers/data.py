@@ -68,7 +68,7 @@ def rows(source, shape, columns):
     the messages before the answer. Report: one line a reason, with `rows` and the first places.
     Raises DataError when no row is usable or all answers are the same.
     """
-    table = source.table[list(columns)].map(_plain)
+    table = pd.DataFrame({name: [_plain(value) for value in source.table[name]] for name in columns}, dtype=object)
     if shape == "question_answer":
         found = table.set_axis(["question", "answer"], axis=1)
     elif shape == "alpaca":

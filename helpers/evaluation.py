@@ -26,20 +26,24 @@ def compare(tuned, rival, samples, seed):
 
     tuned, rival: one number per test row. Right/wrong (0 and 1) gets the exact McNemar test (McNemar 1947): of the
     rows where only one of the two is right, is the share that `tuned` wins compatible with a coin? Graded scores
-    get the paired bootstrap. The verdict is "better" or "worse" when p < 0.05, else "not shown".
+    get a paired permutation test (Fisher 1935): were the two the same, the sign of each row's difference could be
+    flipped. The verdict is "better" or "worse" when p < 0.05, else "not shown". ci95 is the paired bootstrap's.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest, permutation_test
 
     difference = np.asarray(tuned, dtype=float) - np.asarray(rival, dtype=float)
     low, high = bootstrap_interval(difference, samples, seed)
+    mean = float(difference.mean())
     if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
         won, lost = int((difference > 0).sum()), int((difference < 0).sum())
         test, p_value = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-        sure = p_value < 0.05
     else:
-        test, p_value, sure = "paired bootstrap", None, low > 0 or high < 0
-    mean = float(difference.mean())
-    verdict = ("better" if mean > 0 else "worse") if sure and mean else "not shown"
+        test = "permutation"
+        p_value = float(permutation_test(
+            (difference,), np.mean, permutation_type="samples", n_resamples=samples, vectorized=True,
+            rng=np.random.default_rng(seed),
+        ).pvalue) if len(difference) > 1 else 1.0
+    verdict = ("better" if mean > 0 else "worse") if p_value < 0.05 and mean else "not shown"
     return {"difference": mean, "ci95": [low, high], "p_value": p_value, "test": test, "verdict": verdict}
 
 
@@ -52,8 +56,9 @@ def smallest_difference(rows, discordant=0.2, power=0.8):
     from scipy.stats import norm
 
     z1, z2 = norm.ppf(0.975), norm.ppf(power)
-    grid = np.linspace(1e-4, discordant, 10_000)
-    needed = ((z1 * np.sqrt(discordant) + z2 * np.sqrt(np.maximum(discordant - grid**2, 0))) / grid) ** 2
+    grid = np.linspace(1e-4, 1, 10_000)
+    discordant = np.maximum(discordant, grid)  # a difference needs at least as many rows that disagree
+    needed = ((z1 * np.sqrt(discordant) + z2 * np.sqrt(discordant - grid**2)) / grid) ** 2
     enough = grid[needed <= rows]
     return float(enough[0]) if len(enough) else 1.0
 
@@ -64,32 +69,34 @@ def words(text):
 
 
 def token_f1(given, right):
-    """F1 (0–1) over the words two answers share, as in SQuAD (Rajpurkar et al. 2016)."""
+    """F1 (0–1) over the words two answers share, as in SQuAD (Rajpurkar et al. 2016); without words, equality."""
     a, b = collections.Counter(words(given)), collections.Counter(words(right))
-    shared = sum((a & b).values())
-    return float(a == b) if not a or not b else 2 * shared / (sum(a.values()) + sum(b.values()))
+    if not a or not b:
+        return float(given.strip() == right.strip())
+    return 2 * sum((a & b).values()) / (sum(a.values()) + sum(b.values()))
 
 
 def rouge_l(given, right):
-    """ROUGE-L F (0–1; Lin 2004) of two texts, from torchmetrics."""
+    """ROUGE-L F (0–1; Lin 2004) of two texts over their words, from torchmetrics."""
     from torchmetrics.functional.text.rouge import rouge_score
 
-    return float(rouge_score(given, right, rouge_keys="rougeL")["rougeL_fmeasure"])
+    found = rouge_score(given, right, rouge_keys="rougeL", normalizer=str, tokenizer=words)
+    return float(found["rougeL_fmeasure"])
 
 
 def parsed(text):
     """The JSON object that `text` is, as a dict, or None."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def field_accuracy(given, right):
     """Share (0–1) of the fields of the JSON object `right` that `given` has with the same value; 0 if it is no JSON."""
-    wanted, got = parsed(right), parsed(given) or {}
-    return sum(name in got and got[name] == value for name, value in wanted.items()) / max(len(wanted), 1)
+    hits = _hits(given, right)
+    return sum(hits.values()) / len(hits) if hits else float(parsed(given) == {})
 
 
 def per_field(given, right):
@@ -97,9 +104,14 @@ def per_field(given, right):
 
     given, right: lists of str; a row counts for the fields that its right answer has.
     """
-    hits = collections.defaultdict(list)
-    for a, b in zip(given, right, strict=True):
-        got = parsed(a) or {}
-        for name, value in parsed(b).items():
-            hits[name].append(name in got and got[name] == value)
-    return {name: sum(found) / len(found) for name, found in hits.items()}
+    found = collections.defaultdict(list)
+    for pair in zip(given, right, strict=True):
+        for name, hit in _hits(*pair).items():
+            found[name].append(hit)
+    return {name: sum(hits) / len(hits) for name, hits in found.items()}
+
+
+def _hits(given, right):
+    """{field of `right`: whether `given` has the same value}; written out, so that 1 is not true."""
+    got = parsed(given) or {}
+    return {name: name in got and json.dumps(got[name]) == json.dumps(value) for name, value in parsed(right).items()}

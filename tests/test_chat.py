@@ -1,5 +1,7 @@
 """Chats and masks, on the default model's template and on Llama 3's, with Meta's own code as the judge."""
 
+import json
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -95,3 +97,10 @@ def test_a_system_turn_of_its_own_is_kept():
     assert chat.messages("ours", "q", own) == own
     assert chat.messages("ours", "q", own[1:])[0]["content"] == "ours"
     assert chat.messages("", "q") == own[1:]
+
+
+def test_answers_that_look_like_dates_stay_text(tmp_path):
+    rows = [{"id": str(i), "question": "when?", "answer": f"2024-01-0{i}", "prompt": chat.messages("", "when?"),
+             "completion": [{"role": "assistant", "content": f"2024-01-0{i}"}], "sha256": ""} for i in range(1, 9)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert chat.read_rows(tmp_path / "a.jsonl").to_list() == rows

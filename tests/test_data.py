@@ -121,6 +121,7 @@ SOURCES = {
     "mac.csv": GOOD.replace("\n", "\r"),
     "windows.csv": GOOD.replace("\n", "\r\n"),
     "a.tsv": GOOD.replace(",", "\t"),
+    "A.TSV": GOOD.replace(",", "\t"),
     "a.json": json.dumps(ROWS),
     "nested.json": json.dumps({"version": 1, "data": ROWS}),
     "columns.json": json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}),
@@ -148,6 +149,29 @@ def test_a_folder_is_one_table_and_says_which_file(tmp_path):
     _, rows, report = read(tmp_path / "d")
     assert rows["question"].tolist() == [*QUESTIONS, "last"]
     assert report.loc["empty answer", "first places"] == "2.jsonl line 1"
+
+
+def test_numbers_and_truth_values_are_labels_even_beside_nulls(tmp_path):
+    made = parquet({"text": ["p", "q", "r"], "label": pd.array([1, None, 0], dtype="Int64")})
+    assert read(write(tmp_path / "a.parquet", made))[1]["answer"].tolist() == ["1", "0"]
+    path = write(tmp_path / "b.jsonl", lines([{"question": "p", "answer": True}, {"question": "q", "answer": False}]))
+    assert read(path)[1]["answer"].tolist() == ["true", "false"]
+    rows = [{"instruction": "Double it", "input": i, "output": str(2 * i)} for i in (4, 6)]
+    assert read(write(tmp_path / "c.jsonl", lines(rows)))[1]["question"].tolist() == ["Double it\n\n4", "Double it\n\n6"]
+
+
+def test_chats_that_differ_in_their_system_turn_are_no_duplicates(tmp_path):
+    turns = [chat(("system", text), ("user", "Classify."), ("assistant", text > "y")) for text in "xyz"]
+    for three in turns:
+        three[-1]["content"] = "late" if three[-1]["content"] else "early"
+    assert len(read(write(tmp_path / "a.jsonl", lines([{"messages": three} for three in turns])))[1]) == 3
+
+
+def test_long_texts_and_nested_ids_are_read(tmp_path):
+    path = write(tmp_path / "long.csv", f'question,answer\n"{"x " * 80_000}",yes\nb,no\n,no\n')
+    assert read(path)[2].loc["empty question", "first places"] == "line 4"
+    path = write(tmp_path / "a.jsonl", lines([{"id": {"$oid": str(i)}, **row} for i, row in enumerate(ROWS)]))
+    assert len(read(path)[1]) == 12
 
 
 def test_whole_numbers_are_labels(tmp_path):
@@ -192,6 +216,10 @@ BROKEN = {
     "garbage.csv.gz": (b"not gz", "cannot be read as csv"),
     "cut.jsonl.gz": (gzip.compress(lines(ROWS).encode())[:40], "ended before"),
     "cut.csv.xz": (lzma.compress(GOOD.encode())[:40], "ended before"),
+    "bad.csv.xz": ("question,answer", "cannot be read as csv"),
+    "bad.csv.zip": ("question,answer", "cannot be read as csv"),
+    "bad.csv.zst": ("question,answer", "cannot be read as csv"),
+    "emoji.jsonl": ('{"question": "hi \\ud83d", "answer": "x"}\n', "1 wrong type"),
     "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "two.csv.zip holds 2 files"),
     "string.jsonl": (lines([{"messages": "hi"}]), "1 wrong type"),
     "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "1 wrong type"),

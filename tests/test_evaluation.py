@@ -36,7 +36,12 @@ def test_graded_scores_get_the_paired_bootstrap():
     generator = np.random.default_rng(0)
     rival = generator.random(200)
     found = evaluation.compare(rival + 0.1 * generator.random(200), rival, 1000, 0)
-    assert found["test"] == "paired bootstrap" and found["verdict"] == "better" and 0.04 < found["ci95"][0]
+    assert found["test"] == "permutation" and found["verdict"] == "better" and 0.04 < found["ci95"][0]
+
+
+def test_few_graded_rows_show_nothing():
+    assert evaluation.compare([0.6], [0.5], 1000, 0)["verdict"] == "not shown"
+    assert evaluation.compare([0.9, 0.5, 0.6], [0.1, 0.4, 0.5], 1000, 0)["verdict"] == "not shown"
 
 
 def test_the_smallest_difference_would_be_seen_as_often_as_said():
@@ -48,12 +53,17 @@ def test_the_smallest_difference_would_be_seen_as_often_as_said():
         won, lost = draw < (0.2 + gap) / 2, draw > 1 - (0.2 - gap) / 2
         seen += evaluation.compare(won, lost, 100, 0)["verdict"] == "better"
     assert abs(seen / 300 - power) < 0.08
-    assert evaluation.smallest_difference(5) == 1.0
+    assert evaluation.smallest_difference(2) == 1.0
+    assert 0.2 < evaluation.smallest_difference(30) < evaluation.smallest_difference(20) < 0.5
 
 
 def test_scores_of_free_answers():
     assert evaluation.token_f1("the cat sat", "The cat ran!") == pytest.approx(2 / 3)
     assert evaluation.token_f1("", "") == 1 and evaluation.token_f1("", "a") == 0
+    assert evaluation.token_f1("👍", "👎") == 0 and evaluation.token_f1("👍", "👍") == 1
+    assert evaluation.rouge_l("вода есть", "вода есть") == 1
+    assert evaluation.field_accuracy('{"urgent": 1}', '{"urgent": true}') == 0
+    assert evaluation.parsed("[" * 5000) is None
     assert evaluation.rouge_l("the cat sat on mat", "the cat is on the mat") == pytest.approx(2 * 4 / 11)
     right = '{"a": 1, "b": null}'
     assert evaluation.field_accuracy('{"b": null, "a": 2}', right) == 0.5

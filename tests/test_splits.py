@@ -73,3 +73,33 @@ def test_largest_similarity_finds_the_copy():
     scores = (vectors[:50] @ vectors[100:].T).toarray()
     assert np.allclose(best, scores.max(axis=1), atol=1e-5)
     assert np.allclose(scores[np.arange(50), where], scores.max(axis=1), atol=1e-5)
+
+
+def test_what_differs_in_form_only_is_always_one_group():
+    texts = ["Café au lait", "CAFE\u0301  AU LAIT", "tea", "coffee"]
+    assert splits.near_duplicate_groups(texts, 1.0)[0] == splits.near_duplicate_groups(texts, 1.0)[1]
+
+
+def test_a_large_group_trains_and_the_shares_stay():
+    rows = pd.DataFrame({"question": [f"q{i}" for i in range(250)], "answer": ["a", "b"] * 125})
+    groups = np.concatenate([np.zeros(100, int), np.arange(1, 151)])
+    for seed in range(5):
+        parts = splits.split(rows, groups, ["a", "b"], 0.1, 0.3, seed)
+        assert abs((parts == "test").mean() - 0.3) < 0.03 and (parts[:100] == "train").all()
+    with pytest.raises(ValueError, match="largest group: 200 rows"):
+        splits.split(rows, np.concatenate([np.zeros(200, int), np.arange(1, 51)]), ["a", "b"], 0.1, 0.3, 1)
+
+
+def test_a_stray_class_does_not_switch_stratification_off():
+    rows = pd.DataFrame({"question": [f"q{i}" for i in range(301)], "answer": ["A"] * 285 + ["B"] * 15 + ["C"]})
+    for seed in range(10):
+        parts = splits.split(rows, np.arange(301), ["A", "B", "C"], 0.1, 0.3, seed)
+        assert 4 <= ((parts == "test") & (rows["answer"] == "B")).sum() <= 5
+
+
+def test_shared_wording_does_not_hide_copies(monkeypatch):
+    monkeypatch.setattr(splits, "EXACT_UP_TO", 0)
+    texts, originals = planted(300)
+    texts = [" ".join(f"instruction{i}" for i in range(40)) + " " + text for text in texts]
+    groups = splits.near_duplicate_groups(texts, 0.9)
+    assert sum(groups[i] != groups[original] for i, original in enumerate(originals)) <= 3
