@@ -30,7 +30,7 @@ def problems(notebook):
     if sum(bool(cell.outputs) for cell in code) < len(code) / 2:
         found.append("outputs are missing")
     for cell in code:
-        prints = "print(" in cell.source and "setup" not in cell.metadata.get("tags", [])
+        prints = re.search(r"\bprint\(", cell.source) and "setup" not in cell.metadata.get("tags", [])
         if prints and not cell.outputs:
             found.append(f"this cell prints but has no output: {cell.source[:50]}")
         found += ["an error output" for out in cell.outputs if out.output_type == "error"]
