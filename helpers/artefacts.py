@@ -65,9 +65,8 @@ def read_manifest(run_dir, notebook):
 
     Raises ArtefactError when it is missing or unreadable, naming the notebook to run.
     """
-    path = Path(run_dir) / notebook / "manifest.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(Path(run_dir) / notebook / "manifest.json")
     except FileNotFoundError:
         raise ArtefactError(f"{notebook} has not been run in this run directory: run {notebook} first.") from None
     except ValueError:
@@ -86,7 +85,7 @@ def input_hashes(notebook, run_dir, parameters):
         path = REPOSITORY / "notebooks" / Path(parameters["data_path"]).expanduser()
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
         hashes["data"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else "missing"
-    cells = json.loads((REPOSITORY / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = read_json(REPOSITORY / "notebooks" / f"{notebook}.ipynb")["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()
     sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "refresh"))

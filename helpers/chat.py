@@ -3,10 +3,10 @@
 import html
 import json
 from collections import Counter
-from functools import lru_cache
 from itertools import pairwise
 
 CHANGED = "the chat template changes the prompt when an answer follows, so the mask would be wrong"
+ENDLESS = "the chat template ends an answer with no special token, so the model cannot learn to stop"
 
 
 def messages(system_prompt, question, turns=None):
@@ -37,9 +37,9 @@ def end_of_turn(tokenizer):
 
     Raises ValueError when it ends an answer with no special token: such a model could not learn to stop.
     """
-    end = _neutral(tokenizer, ("user", "assistant"))[1]
+    _, end = _neutral(tokenizer, ("user", "assistant"))
     if end is None:
-        raise ValueError("The chat template ends an answer with no special token, so the model cannot learn to stop.")
+        raise ValueError(ENDLESS)
     return end
 
 
@@ -56,21 +56,23 @@ def check_rows(tokenizer, rows):
     chats = [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
     starts = tokenizer.apply_chat_template(rows["prompt"], add_generation_prompt=True, return_dict=False)
     wholes = tokenizer.apply_chat_template(chats, return_dict=False)
-    for name, chat, start, ids in zip(rows["id"], chats, starts, wholes, strict=True):
-        wrong = _wrong(tokenizer, tuple(message["role"] for message in chat), start, ids)
+    patterns = [tuple(message["role"] for message in chat) for chat in chats]
+    neutral = {roles: _neutral(tokenizer, roles) for roles in set(patterns)}
+    specials = frozenset(tokenizer.all_special_ids)
+    for name, roles, start, ids in zip(rows["id"], patterns, starts, wholes, strict=True):
+        wrong = _wrong(tokenizer, specials, *neutral[roles], start, ids)
         if wrong:
             raise ValueError(f"Row {name} cannot be trained on: {wrong}.")
     return {"tokens": [len(ids) for ids in wholes]}
 
 
-def _wrong(tokenizer, roles, start, ids):
-    """What is wrong with training on `ids[len(start):]` of a chat with these roles, or None."""
+def _wrong(tokenizer, specials, expected, end, start, ids):
+    """What is wrong with training on `ids[len(start):]`, or None; expected, end: `_neutral` of a chat with these roles."""
     if ids[: len(start)] != start:
         return CHANGED
-    expected, end, specials = _neutral(tokenizer, roles)
     trained = ids[len(start) :]
     if end is None:
-        return "the chat template ends an answer with no special token, so the model cannot learn to stop"
+        return ENDLESS
     if end not in trained:
         return "the token that ends the turn is not trained on"
     if trained.index(end) == 0:
@@ -90,12 +92,10 @@ def _wrong(tokenizer, roles, start, ids):
     return None
 
 
-@lru_cache(maxsize=256)
 def _neutral(tokenizer, roles):
-    """(ids of a chat with these roles and a plain word in every turn, id that ends its answer or None, special ids)."""
+    """(ids of a chat with these roles and a plain word in every turn, id of the special token that ends it or None)."""
     ids = tokenizer.apply_chat_template([{"role": role, "content": "word"} for role in roles], return_dict=False)
-    specials = frozenset(tokenizer.all_special_ids)
-    return ids, next((token for token in reversed(ids[-3:]) if token in specials), None), specials
+    return ids, next((token for token in reversed(ids[-3:]) if token in tokenizer.all_special_ids), None)
 
 
 def read_rows(path):

@@ -23,7 +23,7 @@ def newest(step):
     """
     folder = step.folder / "checkpoints"
     marker = folder / "settings.json"
-    if not marker.is_file() or json.loads(marker.read_text())["sha256"] != _settings(step):
+    if not marker.is_file() or artefacts.read_json(marker)["sha256"] != _settings(step):
         return clear(step)
     whole = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from helpers.sources import DataError, listed
 
-SHAPES = ("question_answer", "prompt_completion", "alpaca", "messages", "conversations")
 USUAL_QUESTIONS = ("question", "text", "query", "input", "sentence", "document", "message")
 USUAL_ANSWERS = ("answer", "label", "response", "output", "category", "target")
 ROLES = {
@@ -20,7 +19,7 @@ REASONS = ("empty question", "empty answer", "wrong type", "exact duplicate")
 
 
 def shape_of(columns, asked, question_column, answer_column):
-    """What a table with these column names holds. Returns (shape, names): one of SHAPES, and the columns to read.
+    """What a table with these column names holds. Returns (shape, names): the shape, and the columns to read.
 
     asked: forces a shape unless it is "auto". When question_column and answer_column have their default names and
     the table has other usual ones (text and label, say), those are taken.
@@ -62,9 +61,8 @@ def shape_of(columns, asked, question_column, answer_column):
 def rows(source, shape, columns):
     """The usable rows of a Source, and a report. Returns (DataFrame, DataFrame).
 
-    shape, columns: as `shape_of` returns them.
-
-    rows: `id`, `question`, `answer` (text, as it is) in file order, and for chats of several turns `turns`,
+    source: as `sources.load` returns it; shape, columns: as `shape_of` returns them.
+    Rows: `id`, `question`, `answer` (text, as it is) in file order, and for chats of several turns `turns`,
     the messages before the answer. Report: one line a reason, with `rows` and the first places.
     Raises DataError when no row is usable or all answers are the same.
     """
@@ -102,7 +100,8 @@ def rows(source, shape, columns):
         report.append((name, len(positions), ", ".join(source.where(positions[:3]))))
     kept = found[reason == ""].reset_index(drop=True)
     if kept.empty:
-        raise DataError("The data has no usable row: " + ", ".join(f"{n} {r}" for r, n, _ in report[2:] if n) + ". Both must be text.")
+        reasons = ", ".join(f"{count} {name}" for name, count, _ in report[2:] if count)
+        raise DataError(f"The data has no usable row: {reasons}. Both must be text.")
     if kept["answer"].str.strip().nunique() == 1:
         raise DataError(f"Every answer is {kept['answer'][0][:40]!r}: there is nothing to learn; at least two are needed.")
     return kept, pd.DataFrame(report, columns=["", "rows", "first places"]).set_index("")
@@ -152,10 +151,13 @@ def _plain(value):
 
 def _is_text(value):
     """True for text that can be written; half of a surrogate pair, as from a cut emoji, cannot."""
+    if not isinstance(value, str):
+        return False
     try:
-        return isinstance(value, str) and value.encode() is not None
+        value.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _empty(value):

@@ -38,7 +38,8 @@ def scores(intervals, metric):
     figure, axes = _axes("Scores on the test rows, with 95 % intervals", f"{metric.replace('_', ' ')} (%)", "", (8, 4))
     for name, (score, (low, high)) in reversed(intervals.items()):
         axes.barh(name, 100 * score, color="#d9822b" if name in ("adapter", "merged") else "#3b6ea5")
-        axes.errorbar(100 * score, name, xerr=[[max(0, 100 * (score - low))], [max(0, 100 * (high - score))]], color="black", capsize=5)
+        whisker = [[max(0, 100 * (score - low))], [max(0, 100 * (high - score))]]  # equal scores may round below zero
+        axes.errorbar(100 * score, name, xerr=whisker, color="black", capsize=5)
         axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center")
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
@@ -49,8 +50,9 @@ def confusion(truth, answers, labels):
     """Confusion matrix of `answers` against `truth` (lists of str); anything not in `labels` counts as "(no label)"."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    named = [answer if answer in labels else "(no label)" for answer in answers]
-    shown = [*labels, "(no label)"] if "(no label)" in named else list(labels)
+    none = "(no label)"
+    named = [answer if answer in labels else none for answer in answers]
+    shown = [*labels, none] if none in named else list(labels)
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
     axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")

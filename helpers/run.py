@@ -8,7 +8,6 @@ Exit codes: 0 done, 1 a notebook failed, 2 wrong usage, 130 interrupted.
 import argparse
 import ast
 import difflib
-import json
 import os
 import sys
 import time
@@ -102,9 +101,10 @@ def settings(given):
 def needs_hub(checked):
     """True when these parameters take data or a model from the Hub or send one there."""
     model_id = checked["01_data"]["model_id"]
-    local = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
-    data_path = FOLDER / Path(checked["01_data"]["data_path"]).expanduser()
-    return not local or not data_path.exists() or checked["04_merge_push"]["push_to"] == "hub" or checked["05_evaluate"]["load_from"] == "hub"
+    model_here = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
+    data_here = (FOLDER / Path(checked["01_data"]["data_path"]).expanduser()).exists()
+    hub = "hub" in (checked["04_merge_push"]["push_to"], checked["05_evaluate"]["load_from"])
+    return not model_here or not data_here or hub
 
 
 def execute(notebook, run_dir, parameters):
@@ -135,7 +135,7 @@ def execute(notebook, run_dir, parameters):
             f"{notebook}: its kernel was killed, most often for want of memory: lower batch_size or max_length.\n"
             f"The executed notebook is {output}"
         ) from None
-    for number, cell in enumerate(json.loads(output.read_text(encoding="utf-8"))["cells"]):
+    for number, cell in enumerate(artefacts.read_json(output)["cells"]):
         if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not cell["execution_count"]:
             raise NotebookError(f"{notebook} stopped before cell {number}.\nThe executed notebook is {output}")
     artefacts.read_manifest(run_dir, notebook)
@@ -152,7 +152,7 @@ def show_results(run_dir):
         print(f"{notebook:<24}{manifest['seconds']:>9.0f}{manifest['peak_memory_mb']:>9}")
     path = run_dir / "05_evaluate" / "metrics.json"
     if path.is_file() and (path.parent / "manifest.json").is_file():
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = artefacts.read_json(path)
         print(f"\n{'system':<24}{'accuracy':>9}   95 % interval   ({metrics['test_rows']} test rows)")
         for name, row in metrics["systems"].items():
             low, high = row["ci95"]

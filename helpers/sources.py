@@ -104,8 +104,9 @@ def _read(path):
     try:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
-                if len(archive.namelist()) != 1:
-                    raise DataError(f"{path.name} holds {len(archive.namelist())} files: a zip should hold one; or unpack it in a folder.")
+                count = len(archive.namelist())
+            if count != 1:
+                raise DataError(f"{path.name} holds {count} files: a zip should hold one; or unpack it in a folder.")
         if kind == "csv":
             separator = _separator(path)
             with _text(path) as stream:

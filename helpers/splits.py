@@ -70,8 +70,8 @@ class Similarity:
 def near_duplicate_groups(texts, threshold, similarity=None):
     """Group numbers (array of int, one per text): texts linked by similarity ≥ `threshold` share one.
 
-    texts: list of str; threshold: 0–1. Texts that differ only in case, blanks or Unicode form always do. All pairs are compared up to EXACT_UP_TO texts; beyond, MinHash
-    (Broder 1997) with banding proposes pairs, and each proposed pair is then compared.
+    texts: list of str; threshold: 0–1. Texts that differ only in case, blanks or Unicode form always do. All pairs are
+    compared up to EXACT_UP_TO texts; beyond, MinHash (Broder 1997) with banding proposes pairs, and each is compared.
     """
     similarity = similarity or Similarity(texts)
     first = {}
@@ -119,18 +119,19 @@ def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
     small = ids[sizes[ids].to_numpy() <= limit]
     left = len(rows) - int(sizes[large].sum())
     for_test, for_validation = (fraction * len(rows) / max(left, 1) for fraction in (test_fraction, validation_fraction))
-    kept = len(small) * (1 - for_test - for_validation)
-    if kept < (2 if len(large) else 4):
+    if len(small) * (1 - for_test - for_validation) < 2:
         raise ValueError(
-            f"{len(rows)} rows, of which {len(ids)} are not near duplicates of others (largest group: {sizes.max()} rows), are too "
-            f"few for validation_fraction {validation_fraction} and test_fraction {test_fraction}: lower them or add rows."
+            f"{len(rows)} rows, of which {len(ids)} are not near duplicates of others (largest group: {sizes.max()} rows), "
+            f"are too few for validation_fraction {validation_fraction} and test_fraction {test_fraction}: "
+            "lower them or add rows."
         )
     rest, test = deal(small, for_test)
     train, validation = deal(rest, for_validation / (1 - for_test))
     part = {**dict.fromkeys([*train, *large], "train"), **dict.fromkeys(validation, "validation"), **dict.fromkeys(test, "test")}
     parts = pd.Series([part[group] for group in groups], index=rows.index)
     if label_set and rows.loc[parts == "train", "answer"].str.strip().nunique() < 2:
-        raise ValueError(f"Only the answer {rows['answer'][parts == 'train'].iloc[0]!r} is left to train on: add rows of the others.")
+        only = rows["answer"][parts == "train"].iloc[0]
+        raise ValueError(f"Only the answer {only!r} is left to train on: add rows of the others.")
     return parts
 
 
@@ -177,19 +178,17 @@ def _signatures(texts, similarity):
 
 def _proposed(texts, threshold, similarity):
     keys = _signatures(texts, similarity)
-    pairs = set()
+    count, pairs = len(texts), []
     for band in range(BANDS):
         order = np.argsort(keys[:, band], kind="stable")
         same = keys[order[1:], band] == keys[order[:-1], band]
         # Neighbours in a bucket: a chain links all that are alike, and no bucket costs its square.
-        pairs.update(zip(order[:-1][same].tolist(), order[1:][same].tolist(), strict=True))
+        pairs.append(order[:-1][same] * count + order[1:][same])
         # … and each with the first of its bucket, should a neighbour be there by chance.
         first = np.maximum.accumulate(np.where(np.concatenate([[False], same]), 0, np.arange(len(order))))
-        pairs.update(zip(order[first[1:]][same].tolist(), order[1:][same].tolist(), strict=True))
-    if not pairs:
-        return np.array([], int), np.array([], int)
-    left, right = map(np.array, zip(*sorted(pairs), strict=True))
-    keep = []
+        pairs.append(order[first[1:]][same] * count + order[1:][same])
+    left, right = np.divmod(np.unique(np.concatenate(pairs)), count)
+    keep = [np.zeros(0, dtype=bool)]
     for start in range(0, len(left), 20_000):
         a = similarity.vectors([texts[i] for i in left[start : start + 20_000]])
         b = similarity.vectors([texts[i] for i in right[start : start + 20_000]])
