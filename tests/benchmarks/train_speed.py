@@ -1,0 +1,189 @@
+"""Training speed of 03 against the article's settings: python tests/benchmarks/train_speed.py [--rows 200] [--full]
+
+Both sides train the same model on the same rows, with the same adapter, epochs and effective batch, in turn, each in a
+process of its own. Ours is notebook 03 as it stands. The other is TRL's SFTTrainer as the article sets it: float32,
+nothing quantized, micro-batches of 2, LoRA dropout 0.05, rows in random order. Tokens a second count the rows' own tokens
+and the evaluations on the way. The ceiling is what a matrix product alone would allow on this machine: 4 FLOPs a token
+and weight of the linear layers (forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too).
+--full trains on all rows with the defaults and adds accuracy on the test rows. --precision float32 shows a machine
+without fast bfloat16.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DEFAULTS = {"epochs": 1.0, "eval_fraction": 0.5, "save_fraction": 0.5}
+
+
+def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
+    """Train as the article does on the rows of `run_dir`; prints the figures as JSON and saves the adapter in `run_dir`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from helpers import chat, models
+
+    models.quiet()
+    data = run_dir / "01_data"
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
+    rows = {name: chat.read_rows(data / f"{name}.jsonl") for name in ("train", "validation")}
+    model = AutoModelForCausalLM.from_pretrained(models.find(models.DEFAULT_MODEL), dtype=torch.float32)
+    models.add_pad_row(model, tokenizer)
+    set_seed(seed)
+    lora = LoraConfig.from_pretrained(run_dir / "02_quantize_and_lora")
+    lora.lora_dropout = 0.05
+    model = get_peft_model(model, lora)
+    config = SFTConfig(
+        output_dir=str(run_dir / "stock" / "checkpoints"), completion_only_loss=True, max_length=512, use_cpu=True,
+        num_train_epochs=epochs, per_device_train_batch_size=2, gradient_accumulation_steps=max(1, batch // 2),
+        learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=0.1, eval_strategy="steps",
+        eval_steps=evaluations, save_strategy="no", bf16=False, gradient_checkpointing=False, report_to="none",
+        disable_tqdm=True, seed=seed,
+    )
+    trainer = SFTTrainer(
+        model=model, args=config, processing_class=tokenizer,
+        train_dataset=rows["train"].select_columns(["prompt", "completion"]),
+        eval_dataset=rows["validation"].select_columns(["prompt", "completion"]),
+    )
+    began = time.monotonic()
+    trainer.train()
+    seconds = time.monotonic() - began
+    losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    model.save_pretrained(run_dir / "stock" / "adapter", save_embedding_layers=False)
+    tokenizer.save_pretrained(run_dir / "stock" / "adapter")
+    tokens = sum(map(len, trainer.train_dataset["input_ids"])) * epochs
+    print(json.dumps({"seconds": seconds, "tokens_per_second": tokens / seconds, "validation_loss": losses[-1]}))
+
+
+def accuracy(run_dir, adapter, quantized):
+    """Share of test rows that the model with `adapter` answers with the exact label; prints it as JSON."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    from helpers import asking, chat, models
+
+    models.quiet()
+    dtype = torch.float32
+    config = None
+    if quantized:
+        dtype = models.pick_precision()[0]
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+        )
+    model, tokenizer = models.load_adapter(adapter, models.find(models.DEFAULT_MODEL), config, dtype)
+    test = chat.read_rows(run_dir / "01_data" / "test.jsonl").to_list()
+    answers = asking.answer(model, tokenizer, [row["prompt"] for row in test], 12, 16)
+    right = [found["text"] == row["answer"] for found, row in zip(answers, test, strict=True)]
+    print(json.dumps({"accuracy": sum(right) / len(right)}))
+
+
+def matrix_rate(dtype, size=1536, rounds=20):
+    """FLOP/s of a square matrix product of `size` in `dtype` on this machine, the best of `rounds`."""
+    import torch
+
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(rounds):
+        began = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def flops_per_token(run_dir):
+    """FLOPs of training on one token: linear layers of the default model and the adapter of `run_dir`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from helpers import models
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.find(models.DEFAULT_MODEL)))
+        linear = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
+        model = get_peft_model(model, LoraConfig.from_pretrained(run_dir / "02_quantize_and_lora"))
+    return 4 * linear + 6 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def run(command):
+    done = subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return done.stdout
+
+
+def call(*arguments):
+    """Run one side of this file in a process of its own; returns the JSON object that it prints last."""
+    return json.loads(run([__file__, *arguments]).strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200, help="rows of data/inbox.csv to use (default 200)")
+    parser.add_argument("--rounds", type=int, default=3, help="times both sides are run in turn (default 3)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--full", action="store_true", help="all rows and epochs, once, with accuracy on the test rows")
+    parser.add_argument("--precision", default="auto", help="of our side (default auto)")
+    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        name, run_dir, *rest = options.side
+        if name == "stock":
+            return stock(Path(run_dir), *json.loads(rest[0]))
+        return accuracy(Path(run_dir), rest[0], rest[1] == "quantized")
+
+    changed = {"seed": options.seed, "precision": options.precision}
+    if not options.full:
+        changed |= DEFAULTS
+    found = {"ours": [], "article": []}
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder)
+        common = ["-m", "helpers.run", "--run-dir", run_dir]
+        rows = [] if options.full else ["-p", "max_rows", options.rows]
+        run([*common, "--until", "02", "-p", "seed", options.seed, *rows])
+        chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
+        for _ in range(1 if options.full else options.rounds):
+            run([*common, "--from", "03", "--until", "03", "--force", *chosen])
+            metrics = json.loads((run_dir / "03_train" / "metrics.json").read_text(encoding="utf-8"))
+            used = json.loads((run_dir / "03_train" / "manifest.json").read_text(encoding="utf-8"))["parameters"]
+            ours = {name: metrics[name] for name in ("seconds", "tokens_per_second", "precision")}
+            found["ours"].append(ours | {"validation_loss": metrics["final_validation_loss"]})
+            settings = [
+                used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"],
+                options.seed, used["eval_fraction"],
+            ]
+            found["article"].append(call("--side", "stock", run_dir, json.dumps(settings)))
+        if options.full:
+            found["ours"][0] |= call("--side", "accuracy", run_dir, run_dir / "03_train" / "adapter", "quantized")
+            found["article"][0] |= call("--side", "accuracy", run_dir, run_dir / "stock" / "adapter", "plain")
+        flops = flops_per_token(run_dir)
+
+    import torch
+
+    for side, runs in found.items():
+        speed = statistics.median(one["tokens_per_second"] for one in runs)
+        figures = "".join(f"  {name} {runs[-1][name]:.3f}" for name in ("validation_loss", "accuracy") if name in runs[-1])
+        print(f"{side:8}{speed:7.0f} tokens/s (median of {len(runs)}){figures}")
+    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*found.values(), strict=True)]
+    print(f"ratio   {statistics.median(ratios):7.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+    found["ratios"] = ratios
+    for dtype in (torch.float32, torch.bfloat16):
+        ceiling = matrix_rate(dtype) / flops
+        share = statistics.median(one["tokens_per_second"] for one in found["ours"]) / ceiling
+        name = str(dtype).removeprefix("torch.")
+        print(f"{name} matrix products alone: {ceiling:.0f} tokens/s; ours reaches {share:.0%} of that")
+        found[f"{name}_ceiling_tokens_per_second"] = ceiling
+    if options.out:
+        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
