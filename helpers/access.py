@@ -6,13 +6,13 @@ import os
 def problem(model_id):
     """Why the model `model_id` (a Hub id) cannot be read and what to do, as the end of a sentence; None when it can.
 
-    Fetches its config.json, from the Hub or the cache: a few hundred bytes that are gated like the weights.
+    Asks the Hub about its config.json, which is gated like the weights; a copy in the cache will do without network.
     """
-    from huggingface_hub import errors, get_token, hf_hub_download
+    from huggingface_hub import errors, get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
 
     page, signed_in = f"https://huggingface.co/{model_id}", bool(get_token())
     try:
-        hf_hub_download(model_id, "config.json")
+        get_hf_file_metadata(hf_hub_url(model_id, "config.json"))  # one question, without the retries of a download
         return None
     except errors.HFValidationError:
         return "is neither a folder here nor an id of the Hub, which has the form 'owner/name'."
@@ -30,10 +30,11 @@ def problem(model_id):
         return f"is no folder here, and the Hub shows no such model: check the spelling{hint}."
     except errors.RemoteEntryNotFoundError:
         return "has no config.json on the Hub, so it is not a transformers model: choose another."
-    except errors.LocalEntryNotFoundError as error:
-        return _unreached(error.__cause__)
-    except errors.HfHubHTTPError as error:
-        return _refused_token() if error.response.status_code == 401 else _unreached(error)
+    except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        if status == 401:
+            return _refused_token()
+        return None if isinstance(try_to_load_from_cache(model_id, "config.json"), str) else _unreached(error, status)
 
 
 def _refused_token():
@@ -45,18 +46,17 @@ def _refused_token():
     return "cannot be read: the Hub refuses your token: make a new one in your settings there, then run `hf auth login`."
 
 
-def _unreached(cause):
-    """cause: the client's exception behind a file that is neither in the cache nor to be had, or None."""
+def _unreached(error, status):
+    """error: the client's exception; status: the Hub's HTTP status, None when it did not answer."""
     from huggingface_hub import errors
 
-    if isinstance(cause, errors.OfflineModeIsEnabled):
+    if isinstance(error, errors.OfflineModeIsEnabled):
         return "is no folder here nor in the cache, and HF_HUB_OFFLINE forbids to fetch it: unset that variable."
-    response = getattr(cause, "response", None)
-    if response is None:
+    if status is None:
         return (
             "is no folder here nor in the cache, and the Hub cannot be reached: check the network "
             "(HTTPS_PROXY, if you have one), or give the folder of a copy."
         )
-    if response.status_code == 403:
+    if status == 403:
         return "may not be read with your token: allow public gated repositories in its settings, then run this again."
-    return f"is no folder here nor in the cache, and the Hub answered {response.status_code}: try again later."
+    return f"is no folder here nor in the cache, and the Hub answered {status}: try again later."

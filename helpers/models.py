@@ -160,11 +160,12 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
     return PeftModel.from_pretrained(model, adapter), tokenizer
 
 
-def device():
-    """`device_map` for from_pretrained: the first GPU, or the CPU."""
+def device(size=0):
+    """`device_map` for from_pretrained: the first GPU if it holds `size` bytes and a fifth more, else the CPU."""
     import torch
 
-    return {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+    gpu = torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory
+    return {"": 0} if gpu else {"": "cpu"}
 
 
 if __name__ == "__main__":
