@@ -83,7 +83,7 @@ def find(model_id):
     """Return what `from_pretrained` should load for `model_id`: a folder, or the Hub id unchanged.
 
     model_id: the default model's name, a local folder or a Hub id such as `meta-llama/Meta-Llama-3-8B-Instruct`.
-    Raises ModelError for a folder without config.json, or a gated or unknown Hub id, before any long work.
+    Raises ModelError for a folder without config.json, or a Hub id that cannot be read (see `access.problem`).
     """
     if model_id == DEFAULT_MODEL:
         return str(fetch_default_model())
@@ -92,15 +92,11 @@ def find(model_id):
         if not (folder / "config.json").is_file():
             raise ModelError(f"model_id {model_id}: the folder has no config.json, so it is not a transformers model.")
         return str(folder.resolve())
-    from transformers import AutoConfig
+    from helpers import access
 
-    try:
-        AutoConfig.from_pretrained(model_id)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model_id {model_id} is no folder here and could not be read from the Hub "
-            f"({str(error).splitlines()[0]}). For a gated model request access on its page, then run `hf auth login`."
-        ) from None
+    problem = access.problem(model_id)
+    if problem:
+        raise ModelError(f"model_id {model_id} {problem}")
     return model_id
 
 
@@ -116,30 +112,6 @@ def quiet():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-
-
-def pick_precision(precision="auto"):
-    """Return (torch dtype, reason) for `precision`: auto, float32, bfloat16 or float16.
-
-    auto: bfloat16 where the hardware computes in it, else float16 on a GPU and float32 on a CPU.
-    Raises ValueError for a choice that the hardware cannot do, naming the alternative.
-    """
-    import torch
-
-    gpu = torch.cuda.is_available()
-    if gpu:
-        fast_bfloat16 = torch.cuda.get_device_capability()[0] >= 8
-    else:
-        fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if precision == "auto":
-        if fast_bfloat16:
-            return torch.bfloat16, "this machine computes in bfloat16"
-        return (torch.float16, "this GPU has no bfloat16") if gpu else (torch.float32, "this CPU has no fast bfloat16")
-    if precision == "float16" and not gpu:
-        raise ValueError("precision 'float16' needs a GPU: use 'auto', 'float32' or 'bfloat16' on a CPU.")
-    if precision == "bfloat16" and gpu and not fast_bfloat16:
-        raise ValueError("precision 'bfloat16' needs a newer GPU than this one: use 'float16' or 'auto'.")
-    return getattr(torch, precision), "asked for"
 
 
 def add_pad_row(model, tokenizer):
@@ -188,11 +160,12 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
     return PeftModel.from_pretrained(model, adapter), tokenizer
 
 
-def device():
-    """`device_map` for from_pretrained: the first GPU, or the CPU."""
+def device(size=0):
+    """`device_map` for from_pretrained: the first GPU if it holds `size` bytes and a fifth more, else the CPU."""
     import torch
 
-    return {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+    gpu = torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory
+    return {"": 0} if gpu else {"": "cpu"}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Shared by the tests: a tiny random Llama with the course's tokenizer, and the Llama 3 tokenizer, made once."""
+"""Shared by the tests: tiny random Llamas, one with the course's tokenizer and one with Llama 3's; made once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,23 @@ LLAMA3_TEMPLATE = (
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
+
+# config.json and generation_config.json of Llama 3.1 8B Instruct, in the form they have on the Hub, at a tiny width.
+LLAMA31_CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "use_cache": True,
+    "attention_bias": False, "attention_dropout": 0.0, "mlp_bias": False, "hidden_act": "silu", "pretraining_tp": 1,
+    "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "vocab_size": 128256,
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.02, "rms_norm_eps": 1e-05, "tie_word_embeddings": False,
+    "max_position_embeddings": 131072, "rope_theta": 500000.0, "transformers_version": "4.42.3",
+    "rope_scaling": {
+        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+}
+LLAMA31_GENERATION = {
+    "bos_token_id": 128000, "do_sample": True, "eos_token_id": [128001, 128008, 128009], "temperature": 0.6, "top_p": 0.9,
+}
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +64,19 @@ def llama3_tokenizer():
         tokenizer_object=converted, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA3_TEMPLATE,
         additional_special_tokens=special,
     )
+
+
+@pytest.fixture(scope="session")
+def llama3_tiny(tmp_path_factory, llama3_tokenizer):
+    """Folder (Path) of a random model with Llama 3.1's vocabulary, config keys and tokenizer, laid out as on the Hub."""
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, LlamaForCausalLM, set_seed
+
+    folder = tmp_path_factory.mktemp("llama3") / "model"
+    llama3_tokenizer.save_pretrained(folder)
+    for name, content in (("config", LLAMA31_CONFIG), ("generation_config", LLAMA31_GENERATION)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    set_seed(0)
+    model = LlamaForCausalLM(AutoConfig.from_pretrained(folder))
+    save_file(model.bfloat16().state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -57,6 +57,36 @@ def test_llama3_chats_equal_metas_own(llama3_tokenizer, turns, text):
     assert ours == theirs.tokens
 
 
+@pytest.mark.parametrize("roles", [["user"], ["system", "user"], ["system", "user", "assistant", "user", "assistant", "user"]])
+@pytest.mark.parametrize("text", ["no", "Grüße 🙂\n\n\tnew  日本語", "{x} <b> …\u00a0“q”"])
+def test_llama3_trains_on_metas_own_tokens_of_the_answer(llama3_tokenizer, roles, text):
+    from llama_models.datatypes import RawMessage
+    from llama_models.llama3.chat_format import ChatFormat
+    from llama_models.llama3.tokenizer import Tokenizer
+
+    llama3_tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    prompt = [{"role": role, "content": f"{i} {text}"} for i, role in enumerate(roles)]
+    ends = {"assistant": {"stop_reason": "end_of_turn"}}
+    meta = Tokenizer.get_instance()
+    start = ChatFormat(meta).encode_dialog_prompt([RawMessage(**turn, **ends.get(turn["role"], {})) for turn in prompt])
+    answer = [*meta.encode(text, bos=False, eos=False), meta.special_tokens["<|eot_id|>"]]
+    completion = [{"role": "assistant", "content": text}]
+    ids, mask = chat.trained_tokens(llama3_tokenizer, prompt, completion)
+    assert ids == start.tokens + answer
+    assert mask == [False] * len(start.tokens) + [True] * len(answer)
+    assert check(llama3_tokenizer, prompt, completion) == [len(ids)]
+
+
+def test_a_system_turn_that_the_template_adds_is_not_trained_on(llama3_tokenizer):
+    """Llama 3.1's template opens every chat with a system turn that states dates."""
+    llama3_tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
+    dated = "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+    other = spoiled(llama3_tokenizer, llama3_tokenizer.chat_template.replace("{{ bos_token }}", dated))
+    ids, mask = chat.trained_tokens(other, chat.messages("", "Hm?"), ANSWER)
+    assert other.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "yes<|eot_id|>"
+    assert check(other, chat.messages("", "Hm?")) == [len(ids)]
+
+
 def spoiled(tokenizer, template):
     import copy
 

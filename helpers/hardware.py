@@ -1,0 +1,107 @@
+"""What this machine computes with: precision, attention kernels, optimizer and batch, each with the reason.
+
+Compute capability is NVIDIA's number of a GPU's generation: 7.5 for a T4, 8.0 for an A100, 9.0 for an H100. bfloat16
+arithmetic and FlashAttention 2 begin with 8.0 (CUDA C++ programming guide; flash-attn's README).
+"""
+
+import torch
+
+SMALL_GPU = 24e9  # bytes; below, an 8B model in 4 bits leaves little room for optimizer states
+
+
+def _capability():
+    """(capability, name) of the first GPU as (float, str), or (None, "CPU")."""
+    if not torch.cuda.is_available():
+        return None, "CPU"
+    major, minor = torch.cuda.get_device_capability()
+    return major + minor / 10, torch.cuda.get_device_name()
+
+
+def pick_precision(precision="auto"):
+    """Return (torch dtype, reason) for `precision`: auto, float32, bfloat16 or float16.
+
+    auto: bfloat16 where the hardware computes in it, else float16 on a GPU and float32 on a CPU.
+    Raises ValueError for a choice that the hardware cannot do, naming the alternative.
+    """
+    capability, name = _capability()
+    if capability is None:
+        fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast_bfloat16 = capability >= 8
+    if precision == "auto":
+        if fast_bfloat16:
+            return torch.bfloat16, f"this {name} computes in bfloat16"
+        if capability is None:
+            return torch.float32, "this CPU has no fast bfloat16"
+        return torch.float16, f"this {name} (compute capability {capability}) has no bfloat16, which begins with 8.0"
+    if precision == "float16" and capability is None:
+        raise ValueError("precision 'float16' needs a GPU: use 'auto', 'float32' or 'bfloat16' on a CPU.")
+    if precision == "bfloat16" and capability is not None and not fast_bfloat16:
+        raise ValueError(
+            f"precision 'bfloat16' needs compute capability 8.0 or higher, and this {name} has {capability}: "
+            "use 'float16' or 'auto'."
+        )
+    return getattr(torch, precision), "asked for"
+
+
+def pick_attention(attention, dtype):
+    """Return (attn_implementation, reason) for `attention`: auto, sdpa, eager or flash_attention_2.
+
+    dtype: torch dtype of the computation. auto: FlashAttention 2 where the GPU, the dtype and an installed package
+    allow it, else sdpa. Raises ValueError for a choice that cannot be had here, naming the alternative.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    capability, name = _capability()
+    if capability is None:
+        lacks = "it needs a GPU"
+    elif capability < 8:
+        lacks = f"it needs compute capability 8.0 or higher, and this {name} has {capability}"
+    elif dtype not in (torch.float16, torch.bfloat16):
+        lacks = f"it computes in float16 or bfloat16, not in {str(dtype).removeprefix('torch.')}"
+    elif not is_flash_attn_2_available():
+        lacks = "the package flash-attn is not installed"
+    else:
+        lacks = None
+    if attention == "auto":
+        if lacks is None:
+            return "flash_attention_2", f"flash-attn is installed and this {name} can use it"
+        return "sdpa", f"PyTorch's own fused kernels; no FlashAttention 2: {lacks}"
+    if attention == "flash_attention_2" and lacks:
+        raise ValueError(f"attention 'flash_attention_2' cannot be used: {lacks}. Use 'sdpa' or 'auto'.")
+    return attention, "asked for"
+
+
+def pick_optimizer(optim):
+    """Return (the Trainer's `optim`, reason) for `optim`: auto or one of the Trainer's names.
+
+    auto: AdamW with 8-bit states that can be moved to host memory on a GPU with less than 24 GB, else plain AdamW,
+    whose states take 8 bytes for each trained parameter.
+    """
+    capability, name = _capability()
+    if optim == "auto":
+        if capability is None:
+            return "adamw_torch", "the states of an adapter are small beside a CPU's memory"
+        size = torch.cuda.get_device_properties(0).total_memory
+        if size < SMALL_GPU:
+            return "paged_adamw_8bit", f"{size / 1e9:.0f} GB on this {name}: states in 8 bits, moved out when it is full"
+        return "adamw_torch_fused", f"{size / 1e9:.0f} GB on this {name} hold full states, and one kernel updates them"
+    if optim == "paged_adamw_8bit" and capability is None:
+        return "adamw_8bit", "a CPU has no GPU memory to page from; the 8-bit states stay"
+    return optim, "asked for"
+
+
+def pick_batch(batch_size, gradient_accumulation_steps, fits=None):
+    """Return (batch_size, gradient_accumulation_steps, reason) with the examples per update kept.
+
+    fits: examples that memory holds in one forward and backward pass; None when unknown. The learning rate belongs
+    to the product of the two numbers, so a smaller batch is made up for by more accumulation.
+    Raises ValueError when not even one example fits.
+    """
+    product = batch_size * gradient_accumulation_steps
+    if fits is None or fits >= batch_size:
+        return batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
+    if fits < 1:
+        raise ValueError("Not one example fits into memory: lower max_length, or use quantization 'nf4'.")
+    smaller = next(size for size in range(fits, 0, -1) if product % size == 0)
+    return smaller, product // smaller, f"{batch_size} at once do not fit, {fits} do; an update still sees {product}"

@@ -1,0 +1,115 @@
+"""What follows from the hardware, on pretended GPUs: the choice, its reason, and refusals that name the alternative."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from helpers import artefacts, hardware, models
+
+T4, A100 = (7, 5, "Tesla T4", 15.8e9), (8, 0, "A100-SXM4-40GB", 42.3e9)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def pretend(gpu=None, flash=False, fast_cpu=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast_cpu)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: flash)
+        if gpu:
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: gpu[:2])
+            monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: gpu[2])
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=gpu[3]))
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    "gpu, fast_cpu, dtype, why",
+    [(T4, False, torch.float16, "Tesla T4 (compute capability 7.5) has no bfloat16"),
+     (A100, False, torch.bfloat16, "A100-SXM4-40GB computes in bfloat16"),
+     (None, True, torch.bfloat16, "CPU computes in bfloat16"), (None, False, torch.float32, "no fast bfloat16")],
+)
+def test_precision_by_itself(machine, gpu, fast_cpu, dtype, why):
+    machine(gpu, fast_cpu=fast_cpu)
+    picked, reason = hardware.pick_precision()
+    assert picked == dtype and why in reason
+
+
+@pytest.mark.parametrize(
+    "gpu, precision, said",
+    [(T4, "bfloat16", "needs compute capability 8.0 or higher, and this Tesla T4 has 7.5: use 'float16' or 'auto'"),
+     (None, "float16", "needs a GPU: use 'auto', 'float32' or 'bfloat16'")],
+)
+def test_impossible_precision_is_refused(machine, gpu, precision, said):
+    machine(gpu)
+    with pytest.raises(ValueError, match=said):
+        hardware.pick_precision(precision)
+
+
+def test_attention(machine):
+    machine(A100, flash=True)
+    assert hardware.pick_attention("auto", torch.bfloat16)[0] == "flash_attention_2"
+    assert hardware.pick_attention("eager", torch.bfloat16)[0] == "eager"
+    lacking = [
+        (A100, False, torch.bfloat16, "flash-attn is not installed"), (A100, True, torch.float32, "not in float32"),
+        (T4, True, torch.float16, "this Tesla T4 has 7.5"), (None, True, torch.bfloat16, "needs a GPU"),
+    ]
+    for gpu, flash, dtype, why in lacking:
+        machine(gpu, flash)
+        picked, reason = hardware.pick_attention("auto", dtype)
+        assert picked == "sdpa" and why in reason
+        with pytest.raises(ValueError, match=f"{why}. Use 'sdpa' or 'auto'"):
+            hardware.pick_attention("flash_attention_2", dtype)
+
+
+@pytest.mark.parametrize(
+    "gpu, optim, picked, why",
+    [(T4, "auto", "paged_adamw_8bit", "16 GB"), (A100, "auto", "adamw_torch_fused", "42 GB"),
+     (None, "auto", "adamw_torch", "CPU"), (None, "paged_adamw_8bit", "adamw_8bit", "no GPU memory to page"),
+     (A100, "paged_adamw_8bit", "paged_adamw_8bit", "asked for")],
+)
+def test_optimizer(machine, gpu, optim, picked, why):
+    machine(gpu)
+    found, reason = hardware.pick_optimizer(optim)
+    assert found == picked and why in reason
+
+
+@pytest.mark.parametrize(
+    "size, steps, fits, expected", [(8, 2, None, (8, 2)), (8, 2, 30, (8, 2)), (8, 2, 5, (4, 4)), (6, 1, 4, (3, 2)), (5, 1, 4, (1, 5))]
+)
+def test_a_smaller_batch_keeps_the_examples_of_an_update(size, steps, fits, expected):
+    assert hardware.pick_batch(size, steps, fits)[:2] == expected
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="lower max_length"):
+        hardware.pick_batch(8, 1, 0)
+
+
+def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(machine):
+    machine(T4)
+    assert models.device(6e9) == models.device() == {"": 0} and models.device(16e9) == {"": "cpu"}
+    machine(A100)
+    assert models.device(16e9) == {"": 0}
+
+
+@pytest.mark.parametrize("name, gpu", [("llama3-8b-t4", T4), ("llama3-8b-a100", A100), ("llama3.1-8b-a100", A100)])
+def test_parameter_files_suit_their_gpu_and_say_why(machine, name, gpu):
+    text = (artefacts.REPOSITORY / "notebooks" / "params" / f"{name}.yaml").read_text(encoding="utf-8")
+    given = yaml.safe_load(text)
+    assert all("  # " in line for line in text.splitlines() if not line.startswith("#"))
+    machine(gpu)
+    dtype, _ = hardware.pick_precision(given["precision"])
+    hardware.pick_attention(given["attention"], dtype)
+    assert hardware.pick_optimizer(given["optim"])[0] == hardware.pick_optimizer("auto")[0]
+    assert given["batch_size"] * given["gradient_accumulation_steps"] == 16
+
+
+def test_the_file_of_a_newer_gpu_is_refused_on_an_older(machine):
+    machine(T4)
+    path = artefacts.REPOSITORY / "notebooks" / "params" / "llama3-8b-a100.yaml"
+    with pytest.raises(ValueError, match="use 'float16'"):
+        hardware.pick_precision(yaml.safe_load(path.read_text(encoding="utf-8"))["precision"])
