@@ -189,10 +189,20 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device():
-    """`device_map` for from_pretrained: the first GPU, or the CPU."""
+    """`device_map` for from_pretrained: the CPU, or a GPU, each process its own.
+
+    None under FSDP, which deals the weights out to the GPUs by itself.
+    """
     import torch
 
-    return {"": 0} if torch.cuda.is_available() else {"": "cpu"}
+    if sharded():
+        return None
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
+
+
+def sharded():
+    """True when `accelerate launch` runs this process under FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 if __name__ == "__main__":
