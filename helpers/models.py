@@ -189,14 +189,9 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device():
-    """`device_map` for from_pretrained: the CPU, or a GPU, each process its own.
-
-    None under FSDP, which deals the weights out to the GPUs by itself.
-    """
+    """`device_map` for from_pretrained: the CPU, or a GPU, each process its own."""
     import torch
 
-    if sharded():
-        return None
     return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else {"": "cpu"}
 
 
