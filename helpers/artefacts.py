@@ -88,7 +88,7 @@ def input_hashes(notebook, run_dir, parameters):
     cells = read_json(REPOSITORY / "notebooks" / f"{notebook}.ipynb")["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()
-    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "refresh"))
+    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "launch", "refresh"))
     hashes["helpers"] = hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()
     return hashes
 
@@ -100,13 +100,22 @@ def damaged_files(run_dir, notebook):
     return [name for name, digest in files.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
 
 
-def is_current(notebook, run_dir, parameters):
-    """True when `notebook` finished in `run_dir` with these parameters and inputs and its files are intact."""
+def processes():
+    """Number of processes (int) that run this notebook together: what torch's launcher says, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_current(notebook, run_dir, parameters, number=1):
+    """True when `notebook` finished in `run_dir` with these parameters and inputs and its files are intact.
+
+    number: of the processes it is to run on; more of them make larger updates, so the result is another one.
+    """
     try:
         manifest = read_manifest(run_dir, notebook)
         wanted = {name: value for name, value in parameters.items() if name != "run_dir"}
         return (
             manifest["parameters"] == wanted
+            and manifest["processes"] == number
             and manifest["inputs"] == input_hashes(notebook, run_dir, parameters)
             and not damaged_files(run_dir, notebook)
         )
@@ -174,6 +183,7 @@ class Step:
             "notebook": self.notebook,
             "parameters": {n: v for n, v in self.parameters.items() if n != "run_dir"},
             "seed": self.parameters["seed"],
+            "processes": processes(),
             "inputs": self.inputs,
             "files": {name: sha256(path) for name, path in names.items()},
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},

@@ -31,4 +31,4 @@ def newest(step):
 
 def _settings(step):
     kept = {name: value for name, value in step.parameters.items() if name not in ("run_dir", "resume")}
-    return hashlib.sha256(json.dumps([kept, step.inputs], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([kept, step.inputs, artefacts.processes()], sort_keys=True).encode()).hexdigest()

@@ -161,11 +161,16 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device(size=0):
-    """`device_map` for from_pretrained: the first GPU if it holds `size` bytes and a fifth more, else the CPU."""
+    """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU."""
     import torch
 
     gpu = torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory
-    return {"": 0} if gpu else {"": "cpu"}
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if gpu else {"": "cpu"}
+
+
+def sharded():
+    """True when `accelerate launch` runs this process under FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 if __name__ == "__main__":

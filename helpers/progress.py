@@ -8,7 +8,10 @@ class TextProgress(TrainerCallback):
     """A text bar on standard error, one tick per optimizer step, with the newest losses behind it."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step",
+            disable=not state.is_world_process_zero,  # one bar, however many processes
+        )
         self.shown = {}
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -1,6 +1,9 @@
 """The runner: the five notebooks through papermill, with one run directory.
 
 python -m helpers.run [--params FILE.yaml] [-p NAME VALUE]... [--run-dir DIR] [--from 03] [--until 04] [--force]
+                      [--processes N] [--accelerate-config FILE.yaml]
+
+With several processes 03 goes through `accelerate launch` (helpers/launch.py), the other notebooks as ever.
 
 Exit codes: 0 done, 1 a notebook failed, 2 wrong usage, 130 interrupted.
 """
@@ -15,9 +18,10 @@ from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, models, params
+from helpers import artefacts, launch, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
+TRAINING = "03_train"
 
 
 class UsageError(ValueError):
@@ -36,6 +40,8 @@ def parse(arguments):
     parser.add_argument("--from", dest="first", default="01", metavar="NN", help="first notebook")
     parser.add_argument("--until", dest="last", default="05", metavar="NN", help="last notebook")
     parser.add_argument("--force", action="store_true", help="run finished steps again")
+    parser.add_argument("--processes", type=int, metavar="N", help="train in 03 on N processes, one per GPU")
+    parser.add_argument("--accelerate-config", default="", metavar="FILE.yaml", help="how 03 is spread over devices")
     return parser.parse_args(arguments)
 
 
@@ -98,6 +104,14 @@ def settings(given):
     return checked
 
 
+def spread(options, chosen):
+    """How many processes 03 gets (int)."""
+    number = launch.processes(options.processes, options.accelerate_config)
+    if (options.accelerate_config or number > 1) and TRAINING not in chosen:
+        raise UsageError(f"--processes and --accelerate-config concern {TRAINING}, which --from and --until leave out.")
+    return number
+
+
 def needs_hub(checked):
     """True when these parameters take data or a model from the Hub or send one there."""
     model_id = checked["01_data"]["model_id"]
@@ -114,8 +128,7 @@ def execute(notebook, run_dir, parameters):
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    output = run_dir / "notebooks" / f"{notebook}.ipynb"
-    output.parent.mkdir(exist_ok=True)
+    output = _record(run_dir, notebook, ".ipynb")
     try:
         papermill.execute_notebook(
             # papermill fills braces in paths; double ones stand for themselves
@@ -139,6 +152,29 @@ def execute(notebook, run_dir, parameters):
         if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not cell["execution_count"]:
             raise NotebookError(f"{notebook} stopped before cell {number}.\nThe executed notebook is {output}")
     artefacts.read_manifest(run_dir, notebook)
+
+
+def execute_on_several(notebook, run_dir, parameters, number, config):
+    """Run one notebook as a script on `number` processes; what it prints stays in a log beside the script.
+
+    Raises NotebookError with the first error unless every process ended well and the manifest is there.
+    """
+    script = _record(run_dir, notebook, ".py")
+    log = script.with_suffix(".log")
+    launch.export(FOLDER / f"{notebook}.ipynb", parameters, script)
+    error = launch.run(script, log, number, config)
+    if error:
+        raise NotebookError(f"{notebook} failed on {number} processes: {error}\nWhat they printed is in {log}")
+    artefacts.read_manifest(run_dir, notebook)
+
+
+def _record(run_dir, notebook, suffix):
+    """Path for what is kept of a run of `notebook`; records of earlier runs are removed."""
+    folder = run_dir / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for old in (".ipynb", ".py", ".log"):
+        (folder / notebook).with_suffix(old).unlink(missing_ok=True)
+    return (folder / notebook).with_suffix(suffix)
 
 
 def show_results(run_dir):
@@ -167,9 +203,10 @@ def main(arguments=None):
     try:
         given = overrides(options)
         chosen = selection(options)
+        number = spread(options, chosen)
         checked = settings(given)
         run_dir = artefacts.run_directory(options.run_dir)
-    except (UsageError, params.ParameterError) as error:
+    except (UsageError, launch.LaunchError, params.ParameterError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -179,13 +216,19 @@ def main(arguments=None):
         os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
     try:
         for notebook in chosen:
-            if not options.force and artefacts.is_current(notebook, run_dir, checked[notebook]):
+            several = notebook == TRAINING and (number > 1 or options.accelerate_config)
+            share = number if several else 1
+            if not options.force and artefacts.is_current(notebook, run_dir, checked[notebook], share):
                 print(f"{notebook}: unchanged, skipped", flush=True)
                 continue
-            print(f"{notebook}: running", flush=True)
+            print(f"{notebook}: running" + (f" on {share} processes" if several else ""), flush=True)
             own = {name: checked[notebook][name] for name in given if name in checked[notebook]}
             start = time.monotonic()
-            execute(notebook, run_dir, {**own, "run_dir": str(run_dir)})
+            own["run_dir"] = str(run_dir)
+            if several:
+                execute_on_several(notebook, run_dir, own, share, options.accelerate_config)
+            else:
+                execute(notebook, run_dir, own)
             peak = artefacts.read_manifest(run_dir, notebook)["peak_memory_mb"]
             print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
     except (NotebookError, artefacts.ArtefactError) as error:
