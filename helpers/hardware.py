@@ -6,6 +6,7 @@ arithmetic and FlashAttention 2 begin with 8.0 (CUDA C++ programming guide; flas
 
 import torch
 
+SHORT_ROWS = 256  # tokens; up to here two plain matrix products beat PyTorch's fused attention on a CPU in bfloat16
 SMALL_GPU = 24e9  # bytes; below, an 8B model in 4 bits leaves little room for optimizer states
 
 
@@ -44,11 +45,12 @@ def pick_precision(precision="auto"):
     return getattr(torch, precision), "asked for"
 
 
-def pick_attention(attention, dtype):
+def pick_attention(attention, dtype, longest):
     """Return (attn_implementation, reason) for `attention`: auto, sdpa, eager or flash_attention_2.
 
-    dtype: torch dtype of the computation. auto: FlashAttention 2 where the GPU, the dtype and an installed package
-    allow it, else sdpa. Raises ValueError for a choice that cannot be had here, naming the alternative.
+    dtype: torch dtype of the computation; longest: tokens of the longest row. auto: FlashAttention 2 where the GPU, the
+    dtype and an installed package allow it; eager on a CPU in bfloat16 with short rows (its memory grows with the square
+    of their length); else sdpa. Raises ValueError for a choice that cannot be had here, naming the alternative.
     """
     from transformers.utils import is_flash_attn_2_available
 
@@ -66,6 +68,8 @@ def pick_attention(attention, dtype):
     if attention == "auto":
         if lacks is None:
             return "flash_attention_2", f"flash-attn is installed and this {name} can use it"
+        if capability is None and dtype == torch.bfloat16 and longest <= SHORT_ROWS:
+            return "eager", f"rows of at most {longest} tokens: plain matrix products are fastest on a CPU in bfloat16"
         return "sdpa", f"PyTorch's own fused kernels; no FlashAttention 2: {lacks}"
     if attention == "flash_attention_2" and lacks:
         raise ValueError(f"attention 'flash_attention_2' cannot be used: {lacks}. Use 'sdpa' or 'auto'.")

@@ -51,18 +51,21 @@ def test_impossible_precision_is_refused(machine, gpu, precision, said):
 
 def test_attention(machine):
     machine(A100, flash=True)
-    assert hardware.pick_attention("auto", torch.bfloat16)[0] == "flash_attention_2"
-    assert hardware.pick_attention("eager", torch.bfloat16)[0] == "eager"
+    assert hardware.pick_attention("auto", torch.bfloat16, 64)[0] == "flash_attention_2"
+    assert hardware.pick_attention("eager", torch.bfloat16, 64)[0] == "eager"
     lacking = [
         (A100, False, torch.bfloat16, "flash-attn is not installed"), (A100, True, torch.float32, "not in float32"),
         (T4, True, torch.float16, "this Tesla T4 has 7.5"), (None, True, torch.bfloat16, "needs a GPU"),
     ]
     for gpu, flash, dtype, why in lacking:
         machine(gpu, flash)
-        picked, reason = hardware.pick_attention("auto", dtype)
+        picked, reason = hardware.pick_attention("auto", dtype, 512)
         assert picked == "sdpa" and why in reason
         with pytest.raises(ValueError, match=f"{why}. Use 'sdpa' or 'auto'"):
-            hardware.pick_attention("flash_attention_2", dtype)
+            hardware.pick_attention("flash_attention_2", dtype, 64)
+    machine(None)
+    assert hardware.pick_attention("auto", torch.bfloat16, 64)[0] == "eager"
+    assert hardware.pick_attention("auto", torch.float32, 64)[0] == "sdpa"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_parameter_files_suit_their_gpu_and_say_why(machine, name, gpu):
     assert all("  # " in line for line in text.splitlines() if not line.startswith("#"))
     machine(gpu)
     dtype, _ = hardware.pick_precision(given["precision"])
-    hardware.pick_attention(given["attention"], dtype)
+    hardware.pick_attention(given["attention"], dtype, 1024)
     assert hardware.pick_optimizer(given["optim"])[0] == hardware.pick_optimizer("auto")[0]
     assert given["batch_size"] * given["gradient_accumulation_steps"] == 16
 
