@@ -1,18 +1,170 @@
-"""Memory: what a model takes, and the peak of this process."""
+"""Memory: what a model and its training take, predicted part by part, and the peak of this process."""
 
-import resource
+import math
+import os
 import sys
 
+import psutil
 import torch
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments for each trained weight
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def peak_mb():
     """Largest resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def now_mb():
+    """Memory that this process holds now, in MB: of the GPU where there is one, else resident."""
+    return (torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process(os.getpid()).memory_info().rss) / 1e6
+
+
+def training_peak_mb():
+    """Largest memory so far, in MB: of the GPU where there is one (`torch.cuda.max_memory_allocated`), else resident."""
+    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_mb()
 
 
 def relative_error(weight, approximation):
     """Root-mean-square difference of two tensors over the root-mean-square of `weight`; 0 means equal."""
     weight, approximation = weight.float(), approximation.float()
     return float(torch.linalg.norm(weight - approximation) / torch.linalg.norm(weight))
+
+
+def shapes(config):
+    """(linear, others): shapes of a model's linear layers inside its blocks, {name: (outputs, inputs)}, and of the rest.
+
+    config: a transformers config of a causal language model with Llama's blocks. The model is built on the `meta`
+    device, where tensors have a shape and no memory, so what is counted is what transformers would make.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    weights = dict(model.named_parameters())  # tied weights once
+    linear = {
+        f"{name}.weight" for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+    }
+    return {n: tuple(weights[n].shape) for n in linear}, {n: tuple(w.shape) for n, w in weights.items() if n not in linear}
+
+
+def weights(linear, others, quantization="nf4", precision="bfloat16", raised=True):
+    """Bytes of a base model's weights: {"weights": …, "quantization constants": …}.
+
+    linear, others: as from `shapes`; quantization: nf4 (with double quantization), int8, none; precision: float32, bfloat16, float16, of what is not
+    quantized. raised: `prepare_model_for_kbit_training` makes that float32 on a quantized base (embeddings, output layer).
+    NF4 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, sections 2 and 3): 4 bits a weight; one constant per
+    block of 64, kept in 8 bits by the double quantization, whose own float32 constants stand for 256 each; bitsandbytes
+    adds its two code tables (16 and 256 float32) and a mean to every matrix. Int8 (Dettmers et al. 2022,
+    https://arxiv.org/abs/2208.07339): 8 bits a weight and a float32 constant per row.
+    """
+    kept = BYTES["float32" if raised and quantization != "none" else precision] * sum(map(math.prod, others.values()))
+    if quantization == "none":
+        return {"weights": kept + BYTES[precision] * sum(map(math.prod, linear.values())), "quantization constants": 0}
+    if quantization == "int8":
+        return {
+            "weights": kept + sum(map(math.prod, linear.values())),
+            "quantization constants": 4 * sum(rows for rows, _ in linear.values()),
+        }
+    blocks = [math.ceil(math.prod(shape) / 64) for shape in linear.values()]
+    constants = sum(count + 4 * math.ceil(count / 256) + 4 * (16 + 256 + 1) for count in blocks)
+    return {"weights": kept + sum(math.ceil(math.prod(s) / 2) for s in linear.values()), "quantization constants": constants}
+
+
+def adapter_parameters(linear, r, targets=TARGETS):
+    """Number of LoRA's parameters: r · (inputs + outputs) for every adapted layer of `linear` (Hu et al. 2021)."""
+    return sum(r * sum(shape) for name, shape in linear.items() if name.split(".")[-2] in targets)
+
+
+def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
+                autocast=False, checkpointing=False, attention="sdpa"):
+    """Bytes that the forward pass keeps for the backward pass, output layer aside.
+
+    After Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), who count what each operation of a
+    block saves, counted again for Llama's block with LoRA: RMSNorm saves its input in float32; frozen matrices save
+    nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
+    repeated), its output, a sum per head and position, and a padding mask ("sdpa"), or all scores ("eager"); SwiGLU saves
+    three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
+    autocast: 16-bit matrix products on float32 weights, as the Trainer does on a GPU; without, as 03 on a CPU.
+    """
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    hidden, queries, middle = config.hidden_size, heads * size, config.intermediate_size
+    stream = 4 if quantization != "none" else BYTES[precision]  # bytes of a number that runs between the layers
+    product = 2 if autocast else stream
+    inner = 2 if autocast and quantization == "none" else stream  # quantized layers give back what they were given
+    adapted = 2 if autocast else 4
+    width = {"q_proj": hidden, "k_proj": hidden, "v_proj": hidden, "o_proj": queries, "gate_proj": hidden,
+             "up_proj": hidden, "down_proj": middle}
+    given = {name: width[name] for name in targets if name in width}
+    if stream == 4 and not autocast:  # adapters take the layer's own input; otherwise each its copy in its dtype
+        shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+        given = {shared.get(name, name): amount for name, amount in given.items()}
+        if attention == "sdpa":
+            given.pop("o_proj", None)  # the output of attention, counted there
+    if attention == "sdpa":
+        attended = product * (4 * queries + length) + 4 * heads
+    else:
+        attended = product * (3 * queries + heads * length) + (4 * heads * length if product == 2 else 0)
+    token = 8 * hidden + 8 + attended + 3 * inner * middle + adapted * (sum(given.values()) + lora_r * len(targets))
+    block, layers = batch * length * token, config.num_hidden_layers
+    if checkpointing:
+        return batch * length * stream * hidden * layers + block
+    return block * layers
+
+
+def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
+             optimizer="adamw_torch", autocast=False, checkpointing=False, attention="sdpa", logit_positions=None,
+             runtime=0):
+    """Predicted peak memory of LoRA training, in bytes, as {part: bytes}; their sum is the peak.
+
+    config: a transformers config (Llama's blocks); batch: examples per forward pass; length: tokens of its longest;
+    optimizer: a key of OPTIMIZER_BYTES; logit_positions: how many positions get logits, by default all batch · length;
+    runtime: bytes of the process before the model is loaded (on a CPU) or of the CUDA context; the rest as in `weights`
+    and `activations`. Adapters, their gradients and Adam's two moments (Kingma and Ba 2014) are float32; 8-bit moments have
+    a float32 constant per block of 256 (Dettmers et al. 2021, https://arxiv.org/abs/2110.02861). Logits count
+    twice in float32: the scores, and what the cross-entropy keeps of them or gives back. The workspace is the
+    largest quantized matrix, unpacked for a product.
+    """
+    linear, others = shapes(config)
+    count = adapter_parameters(linear, lora_r, targets)
+    positions = batch * length if logit_positions is None else logit_positions
+    moments = OPTIMIZER_BYTES[optimizer] * count + (2 * 4 * count // 256 if "8bit" in optimizer else 0)
+    largest = max(map(math.prod, linear.values())) if quantization != "none" else 0
+    return {
+        "runtime": runtime,
+        **weights(linear, others, quantization, precision),
+        "adapters": (4 + 2 * autocast) * count,
+        "gradients": 4 * count,
+        "optimizer": moments,
+        "activations": activations(
+            config, batch, length, quantization, lora_r, targets, precision, autocast, checkpointing, attention
+        ),
+        "logits": 8 * positions * config.vocab_size,
+        "workspace": BYTES[precision] * largest,
+    }
+
+
+def fits(config, gigabytes, batch=1, **settings):
+    """The longest examples, in tokens, that can be trained in `gigabytes` (10^9 bytes) of memory; 0 when none can.
+
+    batch and settings: as in `training`. A tenth is left free for what the prediction leaves out (fragments, buffers).
+    """
+    # The prediction is a quadratic in the length: three of them say all.
+    one, two, three = (sum(training(config, batch, length, **settings).values()) for length in (1, 2, 3))
+    bend = (three - 2 * two + one) / 2
+
+    def predicted(length):
+        return one + (two - one - 3 * bend) * (length - 1) + bend * (length**2 - 1)
+
+    low, high = 0, config.max_position_embeddings
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if predicted(middle) <= 0.9e9 * gigabytes else (low, middle - 1)
+    return low

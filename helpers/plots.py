@@ -57,3 +57,27 @@ def confusion(truth, answers, labels):
     ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
     axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")
     return figure
+
+
+def memory_parts(predicted):
+    """Stacked bars of predicted memory; predicted: DataFrame in GB, rows (model, how it is held), columns parts."""
+    models = predicted.index.get_level_values(0).unique()
+    figure, panels = plt.subplots(1, len(models), figsize=(11, 4), layout="constrained")
+    for axes, model in zip(panels, models, strict=True):
+        predicted.loc[model].plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
+        axes.set(title=model, ylabel="memory (GB)", xlabel="base held as")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def predicted_and_measured(parts, measured):
+    """Predicted memory, a part upon another (parts: {name: MB}), beside the measured peak (MB)."""
+    figure, axes = _axes("Peak memory of training", "", "memory (MB)")
+    base = 0
+    for name, size in parts.items():
+        axes.bar("predicted", size, bottom=base, label=name)
+        base += size
+    axes.bar("measured", measured, color="#555555")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

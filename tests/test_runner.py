@@ -16,7 +16,8 @@ def run(*arguments, cwd=None):
     "arguments, said",
     [(["-p", "learning_rte", "1e-3"], "learning_rate"), (["-p", "lora_r", "-4"], "lora_r was -4"),
      (["-p", "quantization", "nf5"], "'nf4', 'int8' or 'none'"), (["--params", "missing.yaml"], "missing.yaml"),
-     (["--from", "09"], "09"), (["-p", "push_to", "hub"], "hub_repo_id")],
+     (["--from", "09"], "09"), (["-p", "push_to", "hub"], "hub_repo_id"), (["--processes", "0"], "should be 1 or more"),
+     (["--accelerate-config", "missing.yaml"], "no such file"), (["--processes", "2", "--until", "02"], "03_train")],
 )
 def test_wrong_usage_is_refused_before_anything_starts(tmp_path, arguments, said):
     done = run("--run-dir", tmp_path / "run", *arguments)
