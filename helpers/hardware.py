@@ -95,17 +95,24 @@ def pick_optimizer(optim):
     return optim, "asked for"
 
 
-def pick_batch(batch_size, gradient_accumulation_steps, fits=None):
+def pick_batch(batch_size, gradient_accumulation_steps, needs=None):
     """Return (batch_size, gradient_accumulation_steps, reason) with the examples per update kept.
 
-    fits: examples that memory holds in one forward and backward pass; None when unknown. The learning rate belongs
-    to the product of the two numbers, so a smaller batch is made up for by more accumulation.
-    Raises ValueError when not even one example fits.
+    needs: function from a batch size to the bytes that training takes, or None when unknown. On a GPU whose memory,
+    less a tenth, holds fewer examples than asked for, the batch is cut and accumulation makes up for it, because the
+    learning rate belongs to their product. Raises ValueError when not even one example fits.
     """
     product = batch_size * gradient_accumulation_steps
-    if fits is None or fits >= batch_size:
-        return batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
-    if fits < 1:
-        raise ValueError("Not one example fits into memory: lower max_length, or use quantization 'nf4'.")
-    smaller = next(size for size in range(fits, 0, -1) if product % size == 0)
-    return smaller, product // smaller, f"{batch_size} at once do not fit, {fits} do; an update still sees {product}"
+    asked = batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
+    capability, name = _capability()
+    if needs is None or capability is None:
+        return asked
+    size = torch.cuda.get_device_properties(0).total_memory
+    fits = next((n for n in range(batch_size, 0, -1) if product % n == 0 and needs(n) <= 0.9 * size), None)
+    if fits is None:
+        raise ValueError(
+            f"Not one example fits into the {size / 1e9:.0f} GB of this {name}: lower max_length, or use quantization 'nf4'."
+        )
+    if fits == batch_size:
+        return asked
+    return fits, product // fits, f"{batch_size} do not fit into {size / 1e9:.0f} GB; an update still sees {product}"

@@ -81,15 +81,22 @@ def test_optimizer(machine, gpu, optim, picked, why):
 
 
 @pytest.mark.parametrize(
-    "size, steps, fits, expected", [(8, 2, None, (8, 2)), (8, 2, 30, (8, 2)), (8, 2, 5, (4, 4)), (6, 1, 4, (3, 2)), (5, 1, 4, (1, 5))]
+    "size, steps, one, expected",
+    [(8, 2, 1e9, (8, 2)), (8, 2, 2.5e9, (4, 4)), (6, 1, 3.5e9, (3, 2)), (5, 1, 3.5e9, (1, 5))],
 )
-def test_a_smaller_batch_keeps_the_examples_of_an_update(size, steps, fits, expected):
-    assert hardware.pick_batch(size, steps, fits)[:2] == expected
+def test_a_smaller_batch_keeps_the_examples_of_an_update(machine, size, steps, one, expected):
+    machine(T4)
+    found = hardware.pick_batch(size, steps, lambda examples: examples * one)
+    assert found[:2] == expected and f"sees {size * steps}" in found[2]
+    machine(None)
+    assert hardware.pick_batch(size, steps, lambda examples: examples * one)[:2] == (size, steps)
 
 
-def test_a_batch_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="lower max_length"):
-        hardware.pick_batch(8, 1, 0)
+def test_a_batch_of_nothing_is_refused(machine):
+    machine(T4)
+    with pytest.raises(ValueError, match="Not one example fits into the 16 GB of this Tesla T4: lower max_length"):
+        hardware.pick_batch(8, 1, lambda examples: 15e9)
+    assert hardware.pick_batch(8, 1)[:2] == (8, 1)
 
 
 def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(machine):

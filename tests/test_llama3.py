@@ -16,7 +16,7 @@ def test_the_five_notebooks_on_a_llama3_vocabulary(llama3_tiny, tmp_path):
     (tmp_path / "mine.csv").write_text("\n".join(["question,answer", *rows]) + "\n")
     settings = {
         "data_path": "mine.csv", "model_id": llama3_tiny, "max_length": 64, "epochs": 1, "near_duplicate": 1,
-        "few_shot": 1, "bootstrap_samples": 100, "system_prompt": "Answer yes or no.",
+        "few_shot": 0, "bootstrap_samples": 100, "system_prompt": "Answer yes or no.",
     }
     given = [text for name, value in settings.items() for text in ("-p", name, str(value))]
     command = [sys.executable, "-m", "helpers.run", "--run-dir", str(tmp_path / "run"), *given]
