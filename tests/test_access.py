@@ -36,6 +36,7 @@ SAID = {
     ("broken", None): ["answered 501", "try again later"],
     ("closed", None): ["cannot be reached: check the network"],
     ("offline", None): ["HF_HUB_OFFLINE", "unset"],
+    ("a/b", None): ["neither a folder here nor an id of the Hub", "'owner/name'"],
 }
 ASK = """
 import json, os, sys
@@ -82,7 +83,7 @@ class Hub(BaseHTTPRequestHandler):
 
 def environment(endpoint, home):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    home.mkdir(exist_ok=True)
+    home.mkdir(exist_ok=True, parents=True)
     return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
 
@@ -93,7 +94,11 @@ def said(tmp_path_factory):
     Thread(target=server.serve_forever, daemon=True).start()
     found = {}
     cases = [case for case in [*ANSWERS, ("gated", "wrong, stored")] if case[0] != "closed"]
-    for asked in (cases, [("closed", None), ("offline", None)]):
+    kept = home / "hub" / "models--kept--model"
+    for path, text in ((kept / "refs" / "main", "0" * 40), (kept / "snapshots" / ("0" * 40) / "config.json", "{}")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    for asked in (cases, [("closed", None), ("offline", None), ("kept", None), ("a/b", None)]):
         done = subprocess.run(
             [sys.executable, "-c", ASK, json.dumps(asked)], check=False, capture_output=True, text=True,
             env=environment(f"http://127.0.0.1:{server.server_port}", home),
@@ -105,8 +110,8 @@ def said(tmp_path_factory):
     return found
 
 
-def test_an_open_model_is_found(said):
-    assert said["open None"] == "found: open/model"
+def test_an_open_model_is_found_and_one_in_the_cache_without_network(said):
+    assert said["open None"] == "found: open/model" and said["kept None"] == "found: kept/model"
 
 
 @pytest.mark.parametrize("owner, token", SAID)
