@@ -58,7 +58,7 @@ def connection(place, run_dir, repo_id=""):
                 folder, token = Path(run_dir) / "practice_hub", f"hf_practice_{secrets.token_hex(12)}"
                 accounts = {token: (repo_id.partition("/")[0] or "you", "write")}
                 server = stack.enter_context(practice_hub.Server(folder, accounts))
-                stack.enter_context(_elsewhere(server.endpoint, folder / "home", token))
+                stack.enter_context(elsewhere(server.endpoint, folder / "home", token))
                 yield Connection(server.endpoint, token, name)
             else:
                 yield Connection(None, None, name)
@@ -70,7 +70,7 @@ def connection(place, run_dir, repo_id=""):
 
 
 @contextmanager
-def _elsewhere(endpoint, home, token):
+def elsewhere(endpoint, home, token):
     """huggingface_hub with another endpoint, home and token, and as it was when the block ends.
 
     It reads the environment once, at import, into `constants`, where its modules and transformers look things up.
@@ -126,7 +126,7 @@ def choose_name(repo_id, account, base):
 
     base: Hub id or folder of the base model. Raises HubError for a name that the licence of the base forbids.
     """
-    prefix = licences.built_with(base)[1]
+    prefix = licences.name_begins(base)
     if not repo_id:
         last = re.sub(r"[^A-Za-z0-9_]+", "-", Path(base).name.removesuffix(".git")).strip("-")[:80] or "model"
         begins = not prefix or last.lower().startswith(prefix.lower())
@@ -140,21 +140,22 @@ def choose_name(repo_id, account, base):
     return repo_id
 
 
-def adapter_to_push(adapter, target, base, card, notice):
+def adapter_to_push(adapter, target, base, card):
     """Copy an adapter folder to `target` (Path, returned) as it may leave this machine, with a card of its own.
 
-    base: what its config names as the base model, in place of a path; card: ModelCard of the merged model.
+    base: what `licences.about` says of the base model, named in the config in place of a path; card: ModelCard of the
+    merged model.
     """
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(adapter, target)
-    config = artefacts.read_json(target / "adapter_config.json")
-    artefacts.write_json(target / "adapter_config.json", {**config, "base_model_name_or_path": base})
+    config = {**artefacts.read_json(target / "adapter_config.json"), "base_model_name_or_path": base["hub_id"] or base["name"]}
+    artefacts.write_json(target / "adapter_config.json", config)
     own = huggingface_hub.ModelCard(str(card))
     own.data.library_name = "peft"
-    own.text = own.text.replace("merged into", "as an adapter; the figures are those of the model merged into")
+    own.text = f"\nThe adapter alone, without its base. The card of the merged model:\n{own.text}"
     own.save(target / "README.md")
-    if notice:
-        (target / "Notice").write_text(notice + "\n", encoding="utf-8")
+    if base["notice"]:
+        (target / "Notice").write_text(base["notice"] + "\n", encoding="utf-8")
     return target
 
 

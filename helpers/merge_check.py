@@ -68,7 +68,7 @@ def update_error(merged, base, adapter):
     before, after = dict(base.named_parameters()), dict(merged.named_parameters())
     missing = (updates.keys() | after.keys()) ^ before.keys()
     if missing:
-        return float("inf"), sorted(missing)[0]
+        return float("inf"), min(missing)
     worst = 0.0, ""
     for name, weight in after.items():
         start = before[name].detach().float()

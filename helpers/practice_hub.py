@@ -376,7 +376,7 @@ class Resolve(Handler):
 
     async def get(self, repo_id, revision, path):
         source, first, last = self.find(repo_id, revision, path)
-        with open(source, "rb") as stream:
+        with source.open("rb") as stream:
             stream.seek(first)
             left = last - first + 1
             while left > 0:
