@@ -17,6 +17,13 @@ def room(tokenizer, answers):
     return max(12, longest + 1 + longest // 4)
 
 
+def end_tokens(model, tokenizer):
+    """Ids (sorted list of int) of all tokens that end an answer: the model's, the tokenizer's and the chat template's."""
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id, chat.end_of_turn(tokenizer)}
+    return sorted(ends - {None})
+
+
 def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers"):
     """Greedy answers to `prompts` (message lists), in their order.
 
@@ -25,8 +32,7 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
     What all prompts begin with (system prompt, worked examples) is read once; the rest is batched by length.
     """
     encoded = _encode(tokenizer, prompts)
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id, chat.end_of_turn(tokenizer)}
+    ends = end_tokens(model, tokenizer)
     prefix = _Prefix(model, encoded)
     answers = [None] * len(prompts)
     for part in _batches(encoded, batch_size, label):
@@ -35,7 +41,7 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
         with torch.inference_mode():
             out = model.generate(
                 input_ids=ids, attention_mask=attention, past_key_values=cache, max_new_tokens=max_new_tokens,
-                do_sample=False, eos_token_id=sorted(ends - {None}), pad_token_id=tokenizer.pad_token_id,
+                do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
                 logits_processor=LogitsProcessorList([sureness]),
             )
         chances = torch.stack(sureness.steps, dim=1).tolist()
@@ -81,6 +87,25 @@ def score_labels(model, tokenizer, prompts, labels, batch_size, label="labels sc
                 "text": labels[int(row.argmax())], "stopped": True, "confidence": float(row.max()), "seconds": seconds,
             }
     return found
+
+
+def answer_logits(model, tokenizer, prompts, completions, batch_size, tokens=64):
+    """What `model` expects where an answer is read to it: yields one float32 tensor (positions, vocabulary) per batch.
+
+    prompts, completions: message lists; tokens: how many of each completion are read, from its beginning. The positions
+    are those before these tokens, so that two models with one tokenizer can be compared position by position; no other
+    logits are computed, and at most about 500 positions' at once.
+    """
+    pairs = [chat.trained_tokens(tokenizer, *pair) for pair in zip(prompts, completions, strict=True)]
+    starts = [mask.index(True) for _, mask in pairs]
+    encoded = [ids[: start + tokens] for (ids, _), start in zip(pairs, starts, strict=True)]
+    counts = [len(ids) - start for ids, start in zip(encoded, starts, strict=True)]
+    prefix = _Prefix(model, [ids[:start] for ids, start in zip(encoded, starts, strict=True)])
+    for part in _batches(encoded, max(1, min(batch_size, 500 // max(counts))), "logits"):
+        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
+        with torch.inference_mode():
+            logits, _ = _forward(model, ids[:, prefix.length :], attention, cache, max(counts[i] for i in part) + 1)
+        yield torch.cat([row[-counts[i] - 1 : -1].float() for i, row in zip(part, logits, strict=True)])
 
 
 class _Sureness(LogitsProcessor):

@@ -58,13 +58,17 @@ RULES = {
     },
     "04_merge_push": {
         **SHARED,
-        "push_to": Literal["none", "hub"],
+        "push_to": Literal["practice", "hub", "none"],
         "hub_repo_id": Text,
         "hub_private": Flag,
+        "push_adapter": Flag,
+        "max_shard_size": Annotated[str, Field(strict=True, pattern=r"^[1-9]\d*(KB|MB|GB)$")],
+        "check_rows": Count,
+        "merge_tolerance": Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)],
     },
     "05_evaluate": {
         **SHARED,
-        "load_from": Literal["local", "hub"],
+        "load_from": Literal["hub", "local"],
         "max_new_tokens": Annotated[int, Field(ge=0, le=8192)],
         "few_shot": Annotated[int, Field(ge=0, le=64)],
         "eval_batch_size": Annotated[int, Field(ge=1, le=4096)],
@@ -92,11 +96,28 @@ def check(notebook, values):
             f"validation_fraction + test_fraction was {checked['validation_fraction']} + "
             f"{checked['test_fraction']}, but together they must stay below 0.95 so that rows are left to train on."
         )
-    if checked.get("push_to") == "hub" and "/" not in checked["hub_repo_id"]:
-        raise ParameterError(
-            f"hub_repo_id was {checked['hub_repo_id']!r}, but with push_to 'hub' it should be 'account/name'."
-        )
+    if notebook == "04_merge_push":
+        _check_repository(checked["hub_repo_id"], needed=checked["push_to"] == "hub")
     return checked
+
+
+def check_together(checked):
+    """Raise ParameterError when parameters of different notebooks contradict one another; checked: {notebook: parameters}."""
+    push, load_from = checked["04_merge_push"], checked["05_evaluate"]["load_from"]
+    if load_from == "hub" and push["push_to"] == "none":
+        raise ParameterError("load_from was 'hub', but push_to was 'none': nothing would be there to load; use load_from 'local'.")
+
+
+def _check_repository(name, needed):
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if name.count("/") != 1 and (name or needed):
+        raise ParameterError(f"hub_repo_id was {name!r}, but with push_to 'hub' it should be 'account/name'.")
+    try:
+        validate_repo_id(name or "account/name")
+    except HFValidationError as error:
+        raise ParameterError(f"hub_repo_id was {name!r}, but it is no valid name: {error}") from None
 
 
 def _check_one(name, value, rule):

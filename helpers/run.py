@@ -101,6 +101,7 @@ def settings(given):
         defaults = {name: ast.literal_eval(about["default"]) for name, about in declared.items()}
         own = {name: value for name, value in given.items() if name in defaults}
         checked[notebook] = params.check(notebook, {**defaults, **own})
+    params.check_together(checked)
     return checked
 
 
@@ -112,13 +113,14 @@ def spread(options, chosen):
     return number
 
 
-def needs_hub(checked):
-    """True when these parameters take data or a model from the Hub or send one there."""
+def needs_hub(checked, run_dir):
+    """True when these parameters take data or a model from the Hub or send one there, or 04 did so in `run_dir`."""
     model_id = checked["01_data"]["model_id"]
     model_here = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
     data_here = (FOLDER / Path(checked["01_data"]["data_path"]).expanduser()).exists()
-    hub = "hub" in (checked["04_merge_push"]["push_to"], checked["05_evaluate"]["load_from"])
-    return not model_here or not data_here or hub
+    pushed = run_dir / "04_merge_push" / "push.json"
+    was_pushed = pushed.is_file() and artefacts.read_json(pushed)["push_to"] == "hub"
+    return not model_here or not data_here or was_pushed or checked["04_merge_push"]["push_to"] == "hub"
 
 
 def execute(notebook, run_dir, parameters):
@@ -212,7 +214,7 @@ def main(arguments=None):
     except OSError as error:
         print(f"--run-dir {options.run_dir} cannot be used: {error.strerror}.", file=sys.stderr)
         return 2
-    if not needs_hub(checked):
+    if not needs_hub(checked, run_dir):
         os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
     try:
         for notebook in chosen:
