@@ -20,7 +20,7 @@ OFFLINE = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, so the Hub may not be 
 NO_TOKEN = "The Hub needs a token: run `hf auth login` in a terminal, then run this again."
 UNKNOWN_TOKEN = "{hub} does not know this token: run `hf auth login` again (HF_TOKEN, when set, goes before it)."
 NOT_ALLOWED = "{hub} refuses this token ({said}): use one with write access to {repo_id}. The merged folder is untouched."
-NOT_THERE = "{repo_id} does not exist on {hub}, or this token may not see it: check the name, and who is signed in."
+NOT_THERE = "There is no {repo_id} on {hub}, or this token may not see it: check the name, and who is signed in."
 REFUSED = "{hub} refused the request ({said}). The merged folder is untouched."
 GONE = (
     "{hub} cannot be reached any more ({said}): check the network and run this again. "
@@ -99,6 +99,7 @@ def _sentence(error, hub, repo_id):
     """What to tell the learner about `error` or the first of its causes that is understood; None if none is."""
     import httpx2
 
+    broke_off = False
     while error is not None:
         response = getattr(error, "response", None)
         said = getattr(error, "server_message", None) or " ".join(str(error).split())[:160]
@@ -117,8 +118,10 @@ def _sentence(error, hub, repo_id):
             return GONE.format(hub=hub, said=said)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return FULL.format(what=error.filename or "the download")
+        # The client hides causes here: of its upload threads, one may close the connection that another is about to use.
+        broke_off = broke_off or (isinstance(error, RuntimeError) and said.startswith("Error while uploading"))
         error = error.__cause__ or error.__context__
-    return None
+    return GONE.format(hub=hub, said="an upload broke off") if broke_off else None
 
 
 def choose_name(repo_id, account, base):

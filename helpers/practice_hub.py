@@ -8,6 +8,7 @@ before or the state after. Routes, fields and headers are those that huggingface
 
 import asyncio
 import base64
+import contextlib
 import errno
 import fnmatch
 import hashlib
@@ -18,7 +19,6 @@ import secrets
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import unquote
 
 import yaml
 from tornado.httpserver import HTTPServer
@@ -34,11 +34,14 @@ NAME = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,94}[A-Za-
 
 
 class Refusal(HTTPError):
-    """An answer other than success; `code` becomes the header from which the client chooses its exception."""
+    """An answer other than success; `code` becomes the header from which the client chooses its exception.
 
-    def __init__(self, status, message, code=None):
+    more: further fields of the JSON answer.
+    """
+
+    def __init__(self, status, message, code=None, **more):
         super().__init__(status, message)
-        self.message, self.code = message, code
+        self.message, self.code, self.more = message, code, more
 
 
 class Server:
@@ -64,8 +67,13 @@ class Server:
         return self
 
     def __exit__(self, *error):
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self.stop()
         self._thread.join()
+
+    def stop(self):
+        """End the server; may be called from any thread, and again."""
+        with contextlib.suppress(RuntimeError):  # its loop has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     async def _serve(self, started):
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -163,7 +171,7 @@ class Handler(RequestHandler):
         if getattr(error, "code", None):
             self.set_header("X-Error-Code", error.code)
         self.set_header("X-Error-Message", message)
-        self.finish({"error": message})
+        self.finish({"error": message, **getattr(error, "more", {})})
 
     def user(self):
         """(name, role) of whoever asks; (None, None) without a token."""
@@ -184,7 +192,7 @@ class Handler(RequestHandler):
 
     def files(self, repository, revision):
         """(commit id, files) at a branch or commit; the only branch is main."""
-        oid = repository["head"] if revision in (None, "main") else unquote(revision)
+        oid = repository["head"] if revision in (None, "main") else revision
         if oid not in repository["commits"]:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid, repository["commits"][oid]["files"]
@@ -232,7 +240,7 @@ class Create(Handler):
         if role != "write" or owner != name:
             raise Refusal(403, "This token may only read" if owner == name else f"You may not create repositories for {owner}")
         if exists:
-            raise Refusal(409, "You already created this model repo")
+            raise Refusal(409, "You already created this model repo", url=f"{self.hub.endpoint}/{repo_id}")
         repository = {"private": self.body.get("visibility") == "private", "head": None, "commits": {}}
         text = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LARGE).encode()
         files = {".gitattributes": entry(self.hub.keep(text), len(text), False, text)}
@@ -255,7 +263,7 @@ class Info(Handler):
 class Tree(Handler):
     def get(self, repo_id, revision, folder):
         _, files = self.files(self.repository(repo_id), revision)
-        start = unquote(folder).strip("/") + "/" if folder else ""
+        start = folder.strip("/") + "/" if folder else ""
         inside = {path: about for path, about in sorted(files.items()) if path.startswith(start)}
         if folder and not inside:
             raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
@@ -388,7 +396,7 @@ class Resolve(Handler):
     def find(self, repo_id, revision, path):
         """Set status and headers; returns (path of the object, first byte, last byte)."""
         self.commit, files = self.files(self.repository(repo_id), revision)
-        about = files.get(unquote(path))
+        about = files.get(path)
         if about is None:
             raise Refusal(404, "Entry not found", "EntryNotFound")
         self.set_header("X-Repo-Commit", self.commit)

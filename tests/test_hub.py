@@ -46,7 +46,7 @@ def hashes(folder):
 
 def test_every_file_comes_back_as_it_was_sent(server, tmp_path):
     source, dice = tmp_path / "source", random.Random(0)
-    for number in range(300):
+    for number in range(200):
         folder = source / dice.choice(["", "sub", "sub/deep er", "ü"])
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{dice.choice(['a', 'b c', 'ß%20', 'q+&='])}{number}{dice.choice(['', '.txt', '.json', '.bin', '.safetensors'])}"
@@ -99,7 +99,7 @@ def test_a_private_repository_is_there_for_its_owner_only(server, tmp_path):
      ("hf_other", lambda api, folder: api.create_repo("ann/m"), "refuses this token"),
      ("hf_wrong", lambda api, folder: api.whoami(), "does not know this token"),
      ("hf_wrong", lambda api, folder: api.create_repo("ann/m"), "does not know this token"),
-     ("hf_other", lambda api, folder: api.upload_folder(repo_id="ann/m", folder_path=folder), "does not exist on"),
+     ("hf_other", lambda api, folder: api.upload_folder(repo_id="ann/m", folder_path=folder), "There is no ann/m on"),
      ("hf_reads", lambda api, folder: hub.check_role(api.whoami()), "may only read"),
      ("hf_writes", lambda api, folder: hub.check_target(api.model_info("ann/public"), True), "is public"),
      ("hf_writes", lambda api, folder: hub.check_target(api.model_info("ann/taken"), True), "holds something else")],
@@ -137,7 +137,7 @@ def test_a_hub_that_goes_away_in_the_middle(server, tmp_path, monkeypatch):
     api, folder = server.api("hf_writes"), model_folder(tmp_path / "m")
     api.create_repo("ann/m", private=True)
     before = hashes(folder)
-    monkeypatch.setattr(practice_hub.Upload, "data_received", lambda self, chunk: server._stop.set())
+    monkeypatch.setattr(practice_hub.Upload, "data_received", lambda self, chunk: server.stop())
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(hub.HubError, match="cannot be reached any more") as caught, hub.connection("hub", tmp_path, "ann/m"):
         api.upload_folder(repo_id="ann/m", folder_path=folder)
@@ -181,7 +181,7 @@ def test_a_push_killed_half_way_shows_nothing_and_goes_on(tmp_path):
     folder = model_folder(tmp_path / "m")
     first = pushing(tmp_path, folder, 0.1)
     objects, deadline = tmp_path / "practice_hub" / "objects", time.monotonic() + 120
-    while not any(path.stat().st_size for path in objects.glob(".*")):
+    while not any(os.path.exists(path) and os.path.getsize(path) > 100_000 for path in objects.glob(".*")):
         assert time.monotonic() < deadline and first.poll() is None, first.communicate()
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
@@ -310,7 +310,8 @@ def test_on_an_unquantized_base_merged_and_adapter_agree(tiny, trained):
 def other_seed(folder):
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     set_seed(2)
-    base.apply(base._init_weights) if False else [w.data.normal_(std=0.02) for w in base.parameters() if w.dim() > 1]
+    for weight in base.parameters():
+        weight.data.normal_(std=0.02)
     return base
 
 
