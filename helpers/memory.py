@@ -8,7 +8,7 @@ import psutil
 import torch
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments for each trained weight
+OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments for each trained weight
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -54,17 +54,17 @@ def shapes(config):
     return {n: tuple(weights[n].shape) for n in linear}, {n: tuple(w.shape) for n, w in weights.items() if n not in linear}
 
 
-def weights(linear, others, quantization="nf4", precision="bfloat16", raised=True):
+def weights(linear, others, quantization="nf4", precision="bfloat16"):
     """Bytes of a base model's weights: {"weights": …, "quantization constants": …}.
 
-    linear, others: as from `shapes`; quantization: nf4 (with double quantization), int8, none; precision: float32, bfloat16, float16, of what is not
-    quantized. raised: `prepare_model_for_kbit_training` makes that float32 on a quantized base (embeddings, output layer).
+    linear, others: as from `shapes`; quantization: nf4 (with double quantization), int8, none; precision: float32,
+    bfloat16, float16, of what is not quantized.
     NF4 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, sections 2 and 3): 4 bits a weight; one constant per
     block of 64, kept in 8 bits by the double quantization, whose own float32 constants stand for 256 each; bitsandbytes
     adds its two code tables (16 and 256 float32) and a mean to every matrix. Int8 (Dettmers et al. 2022,
     https://arxiv.org/abs/2208.07339): 8 bits a weight and a float32 constant per row.
     """
-    kept = BYTES["float32" if raised and quantization != "none" else precision] * sum(map(math.prod, others.values()))
+    kept = BYTES[precision] * sum(map(math.prod, others.values()))
     if quantization == "none":
         return {"weights": kept + BYTES[precision] * sum(map(math.prod, linear.values())), "quantization constants": 0}
     if quantization == "int8":
@@ -83,7 +83,7 @@ def adapter_parameters(linear, r, targets=TARGETS):
 
 
 def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-                autocast=False, checkpointing=False, attention="sdpa"):
+                checkpointing=False, attention="sdpa"):
     """Bytes that the forward pass keeps for the backward pass, output layer aside.
 
     After Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), who count what each operation of a
@@ -91,37 +91,33 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
     repeated), its output, a sum per head and position, and a padding mask ("sdpa"), or all scores ("eager"); SwiGLU saves
     three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
-    autocast: 16-bit matrix products on float32 weights, as the Trainer does on a GPU; without, as 03 on a CPU.
+    With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), as the Trainer has it.
     """
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     hidden, queries, middle = config.hidden_size, heads * size, config.intermediate_size
-    stream = 4 if quantization != "none" else BYTES[precision]  # bytes of a number that runs between the layers
-    product = 2 if autocast else stream
-    inner = 2 if autocast and quantization == "none" else stream  # quantized layers give back what they were given
-    adapted = 2 if autocast else 4
+    each = BYTES[precision]  # bytes of a number that runs between the layers
     width = {"q_proj": hidden, "k_proj": hidden, "v_proj": hidden, "o_proj": queries, "gate_proj": hidden,
              "up_proj": hidden, "down_proj": middle}
     given = {name: width[name] for name in targets if name in width}
-    if stream == 4 and not autocast:  # adapters take the layer's own input; otherwise each its copy in its dtype
+    if each == 4:  # adapters take the layer's own input; otherwise each its copy in its dtype
         shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
         given = {shared.get(name, name): amount for name, amount in given.items()}
         if attention == "sdpa":
             given.pop("o_proj", None)  # the output of attention, counted there
     if attention == "sdpa":
-        attended = product * (4 * queries + length) + 4 * heads
+        attended = each * (4 * queries + length) + 4 * heads
     else:
-        attended = product * (3 * queries + heads * length) + (4 * heads * length if product == 2 else 0)
-    token = 8 * hidden + 8 + attended + 3 * inner * middle + adapted * (sum(given.values()) + lora_r * len(targets))
+        attended = each * (3 * queries + heads * length) + (4 * heads * length if each == 2 else 0)
+    token = 8 * hidden + 8 + attended + 3 * each * middle + each * (sum(given.values()) + lora_r * len(targets))
     block, layers = batch * length * token, config.num_hidden_layers
     if checkpointing:
-        return batch * length * stream * hidden * layers + block
+        return batch * length * each * hidden * layers + block
     return block * layers
 
 
 def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-             optimizer="adamw_torch", autocast=False, checkpointing=False, attention="sdpa", logit_positions=None,
-             runtime=0):
+             optimizer="adamw_torch", checkpointing=False, attention="sdpa", logit_positions=None, runtime=0):
     """Predicted peak memory of LoRA training, in bytes, as {part: bytes}; their sum is the peak.
 
     config: a transformers config (Llama's blocks); batch: examples per forward pass; length: tokens of its longest;
@@ -130,7 +126,7 @@ def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGE
     and `activations`. Adapters, their gradients and Adam's two moments (Kingma and Ba 2014) are float32; 8-bit moments have
     a float32 constant per block of 256 (Dettmers et al. 2021, https://arxiv.org/abs/2110.02861). Logits count
     twice in float32: the scores, and what the cross-entropy keeps of them or gives back. The workspace is the
-    largest quantized matrix, unpacked for a product.
+    largest quantized matrix, unpacked for a each.
     """
     linear, others = shapes(config)
     count = adapter_parameters(linear, lora_r, targets)
@@ -140,11 +136,11 @@ def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGE
     return {
         "runtime": runtime,
         **weights(linear, others, quantization, precision),
-        "adapters": (4 + 2 * autocast) * count,
+        "adapters": (6 if precision != "float32" else 4) * count,
         "gradients": 4 * count,
         "optimizer": moments,
         "activations": activations(
-            config, batch, length, quantization, lora_r, targets, precision, autocast, checkpointing, attention
+            config, batch, length, quantization, lora_r, targets, precision, checkpointing, attention
         ),
         "logits": 8 * positions * config.vocab_size,
         "workspace": BYTES[precision] * largest,

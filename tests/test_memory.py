@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from helpers import memory, models
@@ -13,19 +13,17 @@ LLAMA3_8B = LlamaConfig(
 )
 
 
-def adapted(tiny, quantization, dtype):
+def adapted(tiny, quantization, dtype, attention):
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
     )
     chosen = {"nf4": nf4, "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None}[quantization]
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, quantization_config=chosen)
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, quantization_config=chosen, attn_implementation=attention)
     models.keep_trainable_after_evaluation(model)
-    if chosen is not None:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return get_peft_model(model, LoraConfig(r=4, target_modules=list(memory.TARGETS), task_type="CAUSAL_LM"))
 
 
-def kept_for_backward(model, batch, length, autocast):
+def kept_for_backward(model, batch, length):
     """Bytes that a real forward pass keeps, parameters aside."""
     seen = {}
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -40,19 +38,19 @@ def kept_for_backward(model, batch, length, autocast):
     mask = torch.ones_like(ids)
     mask[0, -3:] = 0
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         out = model.base_model.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     assert out.last_hidden_state.requires_grad
     return sum(size for size, _ in seen.values())
 
 
 @pytest.mark.parametrize(
-    "quantization, precision, autocast",
-    [("nf4", "bfloat16", False), ("nf4", "bfloat16", True), ("int8", "bfloat16", False), ("none", "bfloat16", False),
-     ("none", "float32", False)],
+    "quantization, precision, attention",
+    [("nf4", "bfloat16", "sdpa"), ("nf4", "bfloat16", "eager"), ("nf4", "float32", "sdpa"), ("int8", "bfloat16", "sdpa"),
+     ("none", "bfloat16", "sdpa"), ("none", "float32", "sdpa"), ("none", "float32", "eager")],
 )
-def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, autocast):
-    model, config = adapted(tiny, quantization, getattr(torch, precision)), AutoConfig.from_pretrained(tiny)
+def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, attention):
+    model, config = adapted(tiny, quantization, getattr(torch, precision), attention), AutoConfig.from_pretrained(tiny)
     linear, others = memory.shapes(config)
     real, constants, adapters = 0, 0, 0
     for name, parameter in model.named_parameters():
@@ -69,15 +67,15 @@ def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, aut
     assert memory.weights(linear, others, quantization, precision) == {"weights": real, "quantization constants": constants}
     assert memory.adapter_parameters(linear, 4) == adapters
 
-    kept = kept_for_backward(model, 3, 40, autocast)
-    said = memory.activations(config, 3, 40, quantization, 4, precision=precision, autocast=autocast)
-    assert said + (2 * adapters if autocast else 0) == pytest.approx(kept, rel=0.03)
+    kept = kept_for_backward(model, 3, 40)
+    said = memory.activations(config, 3, 40, quantization, 4, precision=precision, attention=attention)
+    assert said + (2 * adapters if precision == "bfloat16" else 0) == pytest.approx(kept, rel=0.03)
 
 
 def test_the_article_s_8b():
     linear, others = memory.shapes(LLAMA3_8B)
     assert memory.adapter_parameters(linear, 32) == 83_886_080
-    loaded = {way: sum(memory.weights(linear, others, way, raised=False).values()) for way in ("none", "nf4")}
+    loaded = {way: sum(memory.weights(linear, others, way).values()) for way in ("none", "nf4")}
     assert loaded["none"] == 2 * 8_030_261_248
     assert 5.6e9 < loaded["nf4"] < 5.8e9
 
