@@ -16,7 +16,8 @@ def run(*arguments, cwd=None):
     "arguments, said",
     [(["-p", "learning_rte", "1e-3"], "learning_rate"), (["-p", "lora_r", "-4"], "lora_r was -4"),
      (["-p", "quantization", "nf5"], "'nf4', 'int8' or 'none'"), (["--params", "missing.yaml"], "missing.yaml"),
-     (["--from", "09"], "09"), (["-p", "push_to", "hub"], "hub_repo_id"), (["--processes", "0"], "should be 1 or more"),
+     (["--from", "09"], "09"), (["-p", "push_to", "hub"], "hub_repo_id"), (["-p", "push_to", "none"], "load_from"),
+     (["--processes", "0"], "should be 1 or more"),
      (["--accelerate-config", "missing.yaml"], "no such file"), (["--processes", "2", "--until", "02"], "03_train")],
 )
 def test_wrong_usage_is_refused_before_anything_starts(tmp_path, arguments, said):
@@ -54,7 +55,14 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
     for system, figures in metrics["systems"].items():
         assert figures["accuracy"] == sum(row[system] == row["answer"] for row in rows) / len(rows)
 
+    push = json.loads((out / "04_merge_push" / "push.json").read_text())
+    assert push["push_to"] == "practice" and push["commit"] and push["repo_id"] == "you/model-lora"
+    assert "downloaded from the practice Hub" in (out / "notebooks" / "05_evaluate.ipynb").read_text()
+    assert str(tmp_path) not in (out / "04_merge_push" / "merged" / "README.md").read_text()
+
     again = run(*small, cwd=tmp_path)
     assert again.returncode == 0 and again.stdout.count("unchanged, skipped") == 5
     other = run(*small, "-p", "learning_rate", "2e-4", cwd=tmp_path)
     assert other.returncode == 0 and other.stdout.count("unchanged, skipped") == 2, other.stdout
+    refused = run(*small, "-p", "learning_rate", "2e-4", "-p", "merge_tolerance", 0, "--until", "04", cwd=tmp_path)
+    assert refused.returncode == 1 and "This merge is not pushed: mean KL divergence" in refused.stderr
