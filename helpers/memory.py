@@ -117,18 +117,18 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
 
 
 def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-             optimizer="adamw_torch", checkpointing=False, attention="sdpa", logit_positions=None, runtime=0):
+             optimizer="adamw_torch", checkpointing=False, attention="sdpa", logit_positions=None, runtime=0, counted=None):
     """Predicted peak memory of LoRA training, in bytes, as {part: bytes}; their sum is the peak.
 
     config: a transformers config (Llama's blocks); batch: examples per forward pass; length: tokens of its longest;
     optimizer: a key of OPTIMIZER_BYTES; logit_positions: how many positions get logits, by default all batch · length;
-    runtime: bytes of the process before the model is loaded (on a CPU) or of the CUDA context; the rest as in `weights`
-    and `activations`. Adapters, their gradients and Adam's two moments (Kingma and Ba 2014) are float32; 8-bit moments have
-    a float32 constant per block of 256 (Dettmers et al. 2021, https://arxiv.org/abs/2110.02861). Logits count
-    twice in float32: the scores, and what the cross-entropy keeps of them or gives back. The workspace is the
-    largest quantized matrix, unpacked for a each.
+    runtime: bytes of the process before the model is loaded (on a CPU) or of the CUDA context; counted: `shapes(config)`,
+    where that is known already; the rest as in `weights` and `activations`. Adapters, their gradients and Adam's two
+    moments (Kingma and Ba 2014) are float32; 8-bit moments have a float32 constant per block of 256 (Dettmers et al.
+    2021, https://arxiv.org/abs/2110.02861). Logits count twice in float32: the scores, and what the cross-entropy keeps of them or gives back. The workspace is the
+    largest quantized matrix, unpacked for a product.
     """
-    linear, others = shapes(config)
+    linear, others = counted or shapes(config)
     count = adapter_parameters(linear, lora_r, targets)
     positions = batch * length if logit_positions is None else logit_positions
     moments = OPTIMIZER_BYTES[optimizer] * count + (2 * 4 * count // 256 if "8bit" in optimizer else 0)
@@ -153,7 +153,8 @@ def fits(config, gigabytes, batch=1, **settings):
     batch and settings: as in `training`. A tenth is left free for what the prediction leaves out (fragments, buffers).
     """
     # The prediction is a quadratic in the length: three of them say all.
-    one, two, three = (sum(training(config, batch, length, **settings).values()) for length in (1, 2, 3))
+    counted = shapes(config)
+    one, two, three = (sum(training(config, batch, n, counted=counted, **settings).values()) for n in (1, 2, 3))
     bend = (three - 2 * two + one) / 2
 
     def predicted(length):
