@@ -5,7 +5,7 @@ import unicodedata
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix, vstack
 from scipy.sparse.csgraph import connected_components
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.model_selection import train_test_split
@@ -13,57 +13,55 @@ from sklearn.preprocessing import normalize
 
 from helpers import artefacts
 
-EXACT_UP_TO = 20_000  # texts; beyond, comparing all pairs would take time that grows with their square
-BANDS, ROWS = 20, 3  # of MinHash: pairs that share 60 % of their n-grams are found with probability 0.99
+ALL_PAIRS = 2_000_000_000  # multiplications: up to so many, all pairs are compared (seconds)
+MISSED = 1e-5  # beyond, the largest probability with which a pair at the threshold may go unseen
+HASHES = 3  # of MinHash that must agree for a pair to be compared
+MOST_HASHES = 1500  # so thresholds below about 0.55 are not held to MISSED
+WINDOW = 32  # when more texts agree, each is compared with so many of them
 FEATURES = 2**20
 ROUNDING = 1e-5  # of float32 cosines
 
 
 class Similarity:
-    """Cosine of TF-IDF vectors over character 4-grams within words: 0 nothing in common, 1 the same.
+    """Cosine of IDF vectors over the sets of character 4-grams within words: 0 nothing in common, 1 the same.
 
     Rare n-grams weigh more, so wording that all rows share (an instruction, a signature) does not make
     them duplicates. The weights come from `texts`; n-grams are hashed, so memory does not grow with them.
+    Attributes: `weights` (array, one per hashed n-gram), `work` (multiplications it takes to compare all pairs of `texts`).
     """
 
     def __init__(self, texts):
-        self._counts = HashingVectorizer(
-            analyzer="char_wb", ngram_range=(4, 4), n_features=FEATURES, alternate_sign=False, norm=None
+        self._sets = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(4, 4), n_features=FEATURES, alternate_sign=False, norm=None, binary=True
         )
         documents = np.zeros(FEATURES)
         for part in _chunks(texts):
             documents += np.bincount(self.ngrams(part).indices, minlength=FEATURES)
-        self._rare = documents <= max(10, len(texts) / 10)
-        self._weights = (np.log((1 + len(texts)) / (1 + documents)) + 1).astype(np.float32)
+        self.work = float(documents @ documents)
+        self.weights = (np.log((1 + len(texts)) / (1 + documents)) + 1).astype(np.float32)
 
     def vectors(self, texts):
         """Sparse matrix, one unit row per text."""
-        counts = self.ngrams(texts).astype(np.float32)
-        counts.data = (1 + np.log(counts.data)) * self._weights[counts.indices]
-        return normalize(counts, copy=False)
+        ngrams = self.ngrams(texts).astype(np.float32)
+        ngrams.data = self.weights[ngrams.indices]
+        return normalize(ngrams, copy=False)
 
     def ngrams(self, texts):
-        """Sparse matrix of hashed n-grams, unweighted."""
-        return self._counts.transform(map(_folded, texts))
-
-    def rare_ngrams(self, texts):
-        """(numbers, starts): hashed n-grams that less than a tenth of all texts have, row after row, and where each begins."""
-        ngrams = self.ngrams(texts)
-        rare = self._rare[ngrams.indices]
-        starts = np.concatenate([[0], np.cumsum(rare)])[ngrams.indptr[:-1]]
-        return ngrams.indices[rare].astype(np.uint64), starts
+        """Sparse matrix of hashed n-grams, one row per text: 1 where it has one."""
+        return self._sets.transform(map(_folded, texts))
 
     def largest(self, texts, others):
         """Largest similarity of each of `texts` to any of `others`. Returns (similarities, positions), arrays."""
         vectors = self.vectors(texts)
         best, where = np.full(len(texts), -1, dtype=np.float32), np.zeros(len(texts), dtype=int)
-        size = max(1, 50_000_000 // max(len(texts), 1))  # at most 200 MB of scores at a time
-        for start in range(0, len(others), size):
-            scores = (vectors @ self.vectors(others[start : start + size]).T.tocsr()).toarray()
+        start = 0
+        for part in _chunks(others, count=max(1, 10_000_000 // max(len(texts), 1))):  # at most 160 MB of scores at a time
+            scores = (vectors @ self.vectors(part).T.tocsr()).toarray()
             found = scores.argmax(axis=1)
             higher = scores[np.arange(len(texts)), found]
             where = np.where(higher > best, found + start, where)
             best = np.maximum(best, higher)
+            start += len(part)
         return best, where
 
 
@@ -71,15 +69,30 @@ def near_duplicate_groups(texts, threshold, similarity=None):
     """Group numbers (array of int, one per text): texts linked by similarity ≥ `threshold` share one.
 
     texts: list of str; threshold: 0–1. Texts that differ only in case, blanks or Unicode form always do. All pairs are
-    compared up to EXACT_UP_TO texts; beyond, MinHash (Broder 1997) with banding proposes pairs, and each is compared.
+    compared when that takes at most ALL_PAIRS multiplications; else those that MinHash proposes, see `found_share`.
+    The groups depend on the texts alone, not on their order or on a seed.
     """
     similarity = similarity or Similarity(texts)
     first = {}
-    same = [first.setdefault(_folded(text), position) for position, text in enumerate(texts)]
-    pairs = _all_pairs(texts, threshold, similarity) if len(texts) <= EXACT_UP_TO else _proposed(texts, threshold, similarity)
-    left, right = np.concatenate([pairs[0], np.arange(len(texts))]), np.concatenate([pairs[1], same])
-    links = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(texts), len(texts)))
-    return connected_components(links, directed=False)[1]
+    number = [first.setdefault(_folded(text), len(first)) for text in texts]
+    find = _compared if similarity.work <= ALL_PAIRS else _proposed
+    return find(list(first), threshold, similarity)[number]
+
+
+def found_share(similarity, threshold):
+    """Probability, at least, with which `near_duplicate_groups` compares two texts of similarity `threshold` (0–1).
+
+    1 when it compares all pairs. Else 1 - (1 - s^HASHES)^bands (banded MinHash: Leskovec, Rajaraman and Ullman, Mining
+    of Massive Datasets, 3.4), where s ≥ threshold² is the share of weight that the two have in common: with S in common
+    of weights a ≤ b, threshold ≤ S / √(ab) and S ≤ a, hence S / (a + b - S) ≥ threshold². Of more than WINDOW + 1 texts
+    that agree, not all are compared; this bound leaves that out, `similarity.largest` on a sample does not.
+    """
+    return 1.0 if similarity.work <= ALL_PAIRS else 1 - (1 - threshold ** (2 * HASHES)) ** _bands(threshold)
+
+
+def checkable(similarity, count):
+    """How many of `count` texts can each be compared with all others in ALL_PAIRS multiplications; at least 100."""
+    return min(count, max(100, int(ALL_PAIRS / max(similarity.work, 1) * count)))
 
 
 def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
@@ -140,58 +153,115 @@ def _folded(text):
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _chunks(texts, size=20_000):
-    return (texts[start : start + size] for start in range(0, len(texts), size))
+def _chunks(texts, characters=2_000_000, count=20_000):
+    """Lists of `texts`, in order, each of at most so many texts and (unless it is one) so many characters."""
+    part, size = [], 0
+    for text in texts:
+        if part and (size + len(text) > characters or len(part) == count):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield part
 
 
-def _all_pairs(texts, threshold, similarity, block=500):
+def _linked(group, left, right):
+    """Group numbers after the groups of `left` and `right` (arrays of positions) were joined, pair by pair."""
+    count = group.max() + 1
+    links = coo_matrix((np.ones(len(left), dtype=bool), (group[left], group[right])), shape=(count, count))
+    return connected_components(links, directed=False)[1][group]
+
+
+def _compared(texts, threshold, similarity, block=500):
+    """Group numbers, from the similarity of all pairs."""
     vectors = similarity.vectors(texts)
     transposed = vectors.T.tocsr()
     left, right = [], []
     for start in range(0, len(texts), block):
-        near = vectors[start : start + block] @ transposed
-        near.data[near.data < threshold - ROUNDING] = 0
-        near.eliminate_zeros()
-        near = near.tocoo()
-        left.append(near.row + start)
-        right.append(near.col)
-    return np.concatenate(left), np.concatenate(right)
+        near = (vectors[start : start + block] @ transposed).tocoo()
+        alike = near.data >= threshold - ROUNDING
+        left.append(near.row[alike] + start)
+        right.append(near.col[alike])
+    return _linked(np.arange(len(texts)), np.concatenate(left), np.concatenate(right))
 
 
-def _signatures(texts, similarity):
-    """MinHash signatures folded into one 64-bit key per band: array (texts, BANDS)."""
+def _bands(threshold):
+    """How many bands of MinHash let a pair at the threshold go unseen with probability MISSED at most."""
+    agree = min(threshold ** (2 * HASHES), 1 - 1e-9)
+    return int(np.clip(np.ceil(np.log(MISSED) / np.log1p(-agree)), 1, MOST_HASHES // HASHES))
+
+
+def _signatures(texts, bands, similarity):
+    """MinHash of every text: array of uint8 (texts, bands * HASHES), of each hash 8 bits.
+
+    Of exponential draws whose rates are the n-grams' weights, each is the smallest with a probability proportional to
+    its weight (Cohen 1997); so two texts share the smallest with that of the weight they have in common.
+    """
     generator = np.random.default_rng(0)  # fixed: the grouping depends on the texts alone
-    factors = generator.integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    keys = []
-    for part in _chunks(texts):
-        numbers, starts = similarity.rare_ngrams(part)
-        numbers = np.append(numbers, np.uint64(2**63)) + np.uint64(1)  # stands for the n-grams of a text that has none
-        # Multiplication modulo 2^64, of which the upper half is kept: a cheap family of hash functions (Dietzfelbinger 1997).
-        minima = np.stack([np.minimum.reduceat(numbers * factor >> np.uint64(32), starts) for factor in factors], axis=1)
-        minima = minima.astype(np.uint64).reshape(len(part), BANDS, ROWS)
-        key = np.zeros((len(part), BANDS), dtype=np.uint64)
-        for row in range(ROWS):
-            key = key * np.uint64(0x9E3779B97F4A7C15) + minima[:, :, row] + np.uint64(1)
-        keys.append(key)
-    return np.concatenate(keys)
+    factors = generator.integers(2**31, size=bands * HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    scrambled = generator.integers(2**32, size=FEATURES, dtype=np.uint32)
+    means = 1 / similarity.weights**2
+    signatures, row = np.empty((len(texts), len(factors)), dtype=np.uint8), 0
+    for part in _chunks(texts, 100_000):  # small, so that the numbers stay in the processor's cache
+        ngrams = similarity.ngrams(part)
+        # A last one, for the text that has none.
+        numbers, scale = (np.append(table[ngrams.indices], table[:1]) for table in (scrambled, means))
+        for column, factor in enumerate(factors):
+            # Multiplication modulo 2^32: a cheap family of hash functions (Dietzfelbinger 1997), read as 0 to 1.
+            draws = np.log((numbers * factor).astype(np.float32) * np.float32(2**-32) + np.float32(1e-12)) * scale
+            least = np.maximum.reduceat(draws, ngrams.indptr[:-1])
+            signatures[row : row + len(part), column] = least.view(np.uint32) & 255
+        row += len(part)
+    return signatures
 
 
 def _proposed(texts, threshold, similarity):
-    keys = _signatures(texts, similarity)
-    count, pairs = len(texts), []
-    for band in range(BANDS):
-        order = np.argsort(keys[:, band], kind="stable")
-        same = keys[order[1:], band] == keys[order[:-1], band]
-        # Neighbours in a bucket: a chain links all that are alike, and no bucket costs its square.
-        pairs.append(order[:-1][same] * count + order[1:][same])
-        # … and each with the first of its bucket, should a neighbour be there by chance.
-        first = np.maximum.accumulate(np.where(np.concatenate([[False], same]), 0, np.arange(len(order))))
-        pairs.append(order[first[1:]][same] * count + order[1:][same])
-    left, right = np.divmod(np.unique(np.concatenate(pairs)), count)
-    keep = [np.zeros(0, dtype=bool)]
-    for start in range(0, len(left), 20_000):
-        a = similarity.vectors([texts[i] for i in left[start : start + 20_000]])
-        b = similarity.vectors([texts[i] for i in right[start : start + 20_000]])
-        keep.append(np.asarray(a.multiply(b).sum(axis=1)).ravel() >= threshold - ROUNDING)
-    keep = np.concatenate(keep)
-    return left[keep], right[keep]
+    """Group numbers, from the similarity of the pairs that agree in all hashes of some band and are not linked already."""
+    signatures = _signatures(texts, _bands(threshold), similarity)
+    ties = np.array([int(artefacts.text_hash(text)[:16], 16) for text in texts], dtype=np.uint64)
+    group = np.arange(len(texts))
+    for band in range(0, signatures.shape[1], HASHES):
+        key = np.zeros(len(texts), dtype=np.uint64)
+        for column in range(band, band + HASHES):
+            key = key << np.uint64(8) | signatures[:, column]
+        # Those that agree stand together, in an order that comes from the texts and differs from band to band.
+        tie = ties * np.uint64(0x9E3779B97F4A7C15 + 2 * band) >> np.uint64(8 * HASHES)
+        order = np.argsort(key << np.uint64(64 - 8 * HASHES) | tie)
+        key = key[order]
+        for distances in (range(1, 2), range(2, WINDOW + 1)):  # neighbours first: most dense groups are whole after them
+            left, right = _agreeing(key, order, group, distances)
+            alike = _alike(texts, left, right, signatures, threshold, similarity)
+            group = _linked(group, left[alike], right[alike])
+    return group
+
+
+def _agreeing(key, order, group, distances):
+    """Pairs (left, right), arrays of positions, of equal `key` at such distances in `order` that `group` does not link."""
+    pairs = [np.zeros((0, 2), dtype=int)]
+    for distance in distances:
+        place = np.flatnonzero(key[distance:] == key[:-distance])
+        if not len(place):
+            break
+        apart = group[order[place]] != group[order[place + distance]]
+        pairs.append(np.stack([place[apart], place[apart] + distance], axis=1))
+    pairs = np.concatenate(pairs)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]  # so that pairs of the same text are compared together
+    return order[pairs[:, 0]], order[pairs[:, 1]]
+
+
+def _alike(texts, left, right, signatures, threshold, similarity, block=20_000):
+    """Which of the pairs (left, right) have at least `threshold` similarity, array of bool."""
+    alike = np.zeros(len(left), dtype=bool)
+    # A pair at the threshold agrees in threshold² of its hashes; with five standard deviations less, it is none.
+    share, hashes = threshold**2, signatures.shape[1]
+    enough = share * hashes - 5 * np.sqrt(share * (1 - share) * hashes)
+    for start in range(0, len(left), block):
+        a, b = left[start : start + block], right[start : start + block]
+        hopeful = np.flatnonzero((signatures[a] == signatures[b]).sum(axis=1) >= enough)
+        if len(hopeful):
+            needed, at = np.unique(np.stack([a[hopeful], b[hopeful]]), return_inverse=True)
+            vectors = vstack([similarity.vectors(part) for part in _chunks([texts[i] for i in needed])])
+            cosines = vectors[at[0]].multiply(vectors[at[1]]).sum(axis=1)
+            alike[start + hopeful] = np.asarray(cosines).ravel() >= threshold - ROUNDING
+    return alike

@@ -1,11 +1,13 @@
 """How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 1000000] [--out FILE.json]
 
-Makes a question/answer file of so many rows (sentences of random words, one in fifty nearly repeated), runs
-01_data on it in a process of its own, and prints seconds, seconds per 1000 rows and peak memory as the manifest has them.
+Makes a question/answer file of so many rows (8 to 32 made-up words, as unevenly frequent as those of a language; one row
+in fifty nearly repeats the one before), runs 01_data on it in a process of its own, and prints seconds, milliseconds a row
+and peak memory as the manifest has them.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import random
 import subprocess
@@ -19,15 +21,16 @@ def make(path, rows, seed=0):
     generator = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
     vocabulary = ["".join(generator.choices(letters, k=generator.randint(2, 9))) for _ in range(20_000)]
+    zipf = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["question", "answer"])
         words = generator.choices(vocabulary, k=20)
         for number in range(rows):
             if number % 50:
-                words = generator.choices(vocabulary, k=20)
+                words = generator.choices(vocabulary, cum_weights=zipf, k=generator.randint(8, 32))
             else:  # the row before, with one word changed
-                words[generator.randrange(20)] = generator.choice(vocabulary)
+                words[generator.randrange(len(words))] = generator.choice(vocabulary)
             writer.writerow([" ".join(words), ("yes", "no", "maybe")[number % 3]])
 
 
