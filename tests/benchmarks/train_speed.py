@@ -67,13 +67,13 @@ def accuracy(run_dir, adapter, quantized):
     import torch
     from transformers import BitsAndBytesConfig
 
-    from helpers import asking, chat, models
+    from helpers import asking, chat, hardware, models
 
     models.quiet()
     dtype = torch.float32
     config = None
     if quantized:
-        dtype = models.pick_precision()[0]
+        dtype = hardware.pick_precision()[0]
         config = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
         )
