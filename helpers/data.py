@@ -8,8 +8,11 @@ import pandas as pd
 
 from helpers.sources import DataError, listed
 
-USUAL_QUESTIONS = ("question", "text", "query", "input", "sentence", "document", "message")
-USUAL_ANSWERS = ("answer", "label", "response", "output", "category", "target")
+USUAL_QUESTIONS = ("question", "text", "query", "input", "prompt", "sentence", "document", "message", "review", "email")
+# A label's name says more than its number, so it goes first.
+USUAL_ANSWERS = (
+    "answer", "label_text", "label_name", "label", "response", "output", "category", "target", "sentiment", "class", "intent",
+)
 ROLES = {
     "user": "user", "assistant": "assistant", "system": "system",  # OpenAI
     "developer": "system", "human": "user", "gpt": "assistant", "chatgpt": "assistant",  # later OpenAI, ShareGPT
@@ -22,7 +25,7 @@ def shape_of(columns, asked, question_column, answer_column):
     """What a table with these column names holds. Returns (shape, names): the shape, and the columns to read.
 
     asked: forces a shape unless it is "auto". When question_column and answer_column have their default names and
-    the table has other usual ones (text and label, say), those are taken.
+    the table has other usual ones (Text and label, say), those are taken; small and capital letters are the same.
     Raises DataError when no shape fits or a needed column is missing, naming the columns there are.
     """
     columns = list(columns)
@@ -30,7 +33,8 @@ def shape_of(columns, asked, question_column, answer_column):
     if question_column == answer_column:
         raise DataError(f"question_column and answer_column are both {question_column!r}: they must be two columns.")
     if pair == ("question", "answer"):
-        found = [next((name for name in usual if name in columns), None) for usual in (USUAL_QUESTIONS, USUAL_ANSWERS)]
+        known = {str(name).strip().casefold(): name for name in reversed(columns)}
+        found = [next((known[n] for n in usual if n in known), None) for usual in (USUAL_QUESTIONS, USUAL_ANSWERS)]
         if all(found):
             pair = tuple(found)
     needs = {
@@ -48,12 +52,9 @@ def shape_of(columns, asked, question_column, answer_column):
             raise DataError(f"data_shape {shape} needs the column {missing[0]!r}, but the columns are: {listed(columns)}.")
         if asked in ("auto", shape) and not missing:
             return shape, (*names, "input") if shape == "alpaca" and "input" in columns else names
-    hint = ""
-    if len(columns) == 1 and any(mark in str(columns[0]) for mark in ";\t|"):
-        hint = " The columns seem to be separated by something else than the ending says."
-    missing = question_column if question_column not in columns else answer_column
+    missing = " and no column ".join(repr(name) for name in (question_column, answer_column) if name not in columns)
     raise DataError(
-        f"There is no column {missing!r}; the columns are: {listed(columns)}.{hint} "
+        f"There is no column {missing}; the columns are: {listed(columns)}. "
         "Name yours with question_column and answer_column."
     )
 

@@ -114,9 +114,13 @@ def _read(path):
             twice = [name for name in header if name and header.count(name) > 1]
             if twice:
                 raise DataError(f"{path.name}: the column {twice[0]!r} stands more than once in the header: rename one.")
+            if len(header) == 1 and re.search("[;\t|]", header[0]):
+                raise DataError(f"{path.name}: the columns seem to be separated by something else than the ending says.")
             table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):
                 raise DataError(f"{path.name}: the rows have more fields than the header: quote texts that hold a comma.")
+            if separator == "\t":
+                _swallowed(path, table)
             return table
         if kind == "parquet":
             return pd.read_parquet(path)
@@ -137,6 +141,18 @@ def _read(path):
         if reason.startswith("EOF inside string"):
             raise DataError(f"{path.name}: a quotation mark is opened in row {int(reason.split()[-1])} and never closed.") from None
         raise DataError(f"{path.name} cannot be read as {kind}: {reason}") from None
+
+
+def _swallowed(path, table):
+    """Raises DataError when a field of a TSV holds a whole row: a quotation mark at its start was closed rows later."""
+    columns = len(table.columns)
+    for name in table:
+        for position in table.index[table[name].str.contains("\n", regex=False)]:
+            if any(line.count("\t") == columns - 1 for line in table.at[position, name].splitlines()[1:]):
+                raise DataError(
+                    f"{path.name}: a field of row {position + 1} begins with a quotation mark and runs over several rows: "
+                    "remove the mark, or close it and double the marks inside."
+                )
 
 
 def _read_lines(path, chunk=50_000):

@@ -69,6 +69,10 @@ def test_shapes_are_recognised(tmp_path, shape):
 def test_usual_names_are_taken_and_named_ones_win(tmp_path):
     path = write(tmp_path / "a.csv", GOOD.replace("question,answer", "text,label"))
     assert read(path)[1]["question"].tolist() == QUESTIONS
+    path = write(tmp_path / "c.csv", GOOD.replace("question,answer", "Text,Label"))
+    assert read(path)[1]["question"].tolist() == QUESTIONS
+    path = write(tmp_path / "d.csv", "text,label,label_text\nx,0,bad\ny,1,good\n")
+    assert read(path)[1]["answer"].tolist() == ["bad", "good"]
     path = write(tmp_path / "b.csv", "text,frage,antwort\nx,q1,a\ny,q2,b\n")
     assert read(path, question="frage", answer="antwort")[1]["question"].tolist() == ["q1", "q2"]
     with pytest.raises(sources.DataError, match="nachfrage"):
@@ -197,6 +201,10 @@ BROKEN = {
     "noanswer.csv": (GOOD.replace("answer", "antwort", 1), "no column 'answer'; the columns are: question, antwort"),
     "semicolons.csv": (GOOD.replace(",", ";"), "separated by something else"),
     "tabs.csv": (GOOD.replace(",", "\t"), "separated by something else"),
+    "european.csv": ("question;answer\nx, y, z;a\nw;b\n", "separated by something else"),
+    "swallowed.tsv": ('question\tanswer\n"x\ta\ny\tb\nz"\tc\n', "row 1 begins with a quotation mark"),
+    "neither.csv": ("frage,antwort\nx,a\n", "no column 'question' and no column 'answer'"),
+    "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2, is not JSON"),
     "twice.csv": ("question,question,answer\nx,y,a\n", "'question' stands more than once"),
     "allempty.csv": ("question,answer\n,a\n,b\n", "no usable row: 2 empty question"),
     "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question, 1 empty answer"),
@@ -213,6 +221,7 @@ BROKEN = {
     "list.jsonl": ('{"question": "x", "answer": "y"}\n[1]\n', "line 2, should be an object"),
     "pretty.jsonl": (json.dumps(ROWS, indent=2), "the ending should be .json"),
     "garbage.parquet": (b"garbage", "cannot be read as parquet"),
+    "cut.parquet": (parquet(ROWS)[:-20], "cannot be read as parquet"),
     "garbage.csv.gz": (b"not gz", "cannot be read as csv"),
     "cut.jsonl.gz": (gzip.compress(lines(ROWS).encode())[:40], "ended before"),
     "cut.csv.xz": (lzma.compress(GOOD.encode())[:40], "ended before"),
