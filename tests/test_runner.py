@@ -34,7 +34,7 @@ def test_03_alone_says_what_to_run_first(tmp_path):
 def test_a_broken_file_is_said_in_one_sentence(tmp_path):
     (tmp_path / "mine.csv").write_text("text,wert\nx,y\n")
     done = run("--run-dir", tmp_path / "run", "-p", "data_path", "mine.csv", "--until", "01", cwd=tmp_path)
-    assert done.returncode == 1 and "no column 'question'; the columns are: text, wert." in done.stderr
+    assert done.returncode == 1 and "no column 'question' and no column 'answer'; the columns are: text, wert." in done.stderr
 
 
 def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
@@ -62,7 +62,7 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
 
     again = run(*small, cwd=tmp_path)
     assert again.returncode == 0 and again.stdout.count("unchanged, skipped") == 5
-    other = run(*small, "-p", "learning_rate", "2e-4", cwd=tmp_path)
+    other = run(*small, "-p", "learning_rate", "2e-4", "--until", "03", cwd=tmp_path)
     assert other.returncode == 0 and other.stdout.count("unchanged, skipped") == 2, other.stdout
     refused = run(*small, "-p", "learning_rate", "2e-4", "-p", "merge_tolerance", 0, "--until", "04", cwd=tmp_path)
     assert refused.returncode == 1 and "This merge is not pushed: mean KL divergence" in refused.stderr
