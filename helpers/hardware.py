@@ -95,17 +95,17 @@ def pick_optimizer(optim):
     return optim, "asked for"
 
 
-def pick_batch(batch_size, gradient_accumulation_steps, needs=None):
+def pick_batch(batch_size, gradient_accumulation_steps, needs):
     """Return (batch_size, gradient_accumulation_steps, reason) with the examples per update kept.
 
-    needs: function from a batch size to the bytes that training takes, or None when unknown. On a GPU whose memory,
+    needs: function from a batch size to the bytes that training takes. On a GPU whose memory,
     less a tenth, holds fewer examples than asked for, the batch is cut and accumulation makes up for it, because the
     learning rate belongs to their product. Raises ValueError when not even one example fits.
     """
     product = batch_size * gradient_accumulation_steps
     asked = batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
     capability, name = _capability()
-    if needs is None or capability is None:
+    if capability is None:
         return asked
     size = torch.cuda.get_device_properties(0).total_memory
     fits = next((n for n in range(batch_size, 0, -1) if product % n == 0 and needs(n) <= 0.9 * size), None)

@@ -96,7 +96,6 @@ def test_a_batch_of_nothing_is_refused(machine):
     machine(T4)
     with pytest.raises(ValueError, match="Not one example fits into the 16 GB of this Tesla T4: lower max_length"):
         hardware.pick_batch(8, 1, lambda examples: 15e9)
-    assert hardware.pick_batch(8, 1)[:2] == (8, 1)
 
 
 def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(machine):
