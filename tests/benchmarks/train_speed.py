@@ -140,7 +140,7 @@ def main():
             return stock(Path(run_dir), *json.loads(rest[0]))
         return accuracy(Path(run_dir), rest[0], rest[1] == "quantized")
 
-    changed = {"seed": options.seed, "precision": options.precision}
+    changed = {"seed": options.seed, "precision": options.precision, "resume": False}
     if not options.full:
         changed |= DEFAULTS
     found = {"ours": [], "article": []}

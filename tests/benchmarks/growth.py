@@ -1,0 +1,144 @@
+"""How time and memory grow: python tests/benchmarks/growth.py [--rows 64 128 256 512] [--lengths 64 128 256 512] [--out FOLDER]
+
+Notebook 03 (one epoch, one evaluation) on more and more rows of data/inbox.csv, and on the same number of rows with longer
+and longer questions (several of inbox.csv in one); the answers of the base model to more and more of the rows; peak
+memory beside each. Prints tables and the exponent of growth between the two largest sizes (1: linear); --out also writes
+them as JSON and as a plot. How 01 grows is measured by data_scale.py.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers import artefacts
+
+INBOX = artefacts.REPOSITORY / "data" / "inbox.csv"
+ROWS_FOR_LENGTHS = 96
+
+
+def write(path, rows, together=1):
+    """Write a CSV file of `rows` rows: questions of inbox.csv, `together` of them in one, each combination once."""
+    import pandas as pd
+
+    inbox = pd.read_csv(INBOX)
+    texts = [
+        " ".join(inbox["question"][(i + 61 * j) % len(inbox)] for j in range(together)) for i in range(rows)
+    ]
+    pd.DataFrame({"question": texts, "answer": inbox["answer"][:rows]}).to_csv(path, index=False)
+
+
+def run(run_dir, *arguments):
+    command = [sys.executable, "-m", "helpers.run", "--run-dir", run_dir, *arguments]
+    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+
+
+def train(folder, rows, together, max_length):
+    """Train one epoch on `rows` rows; returns the figures (dict)."""
+    data, run_dir = Path(folder) / "data.csv", Path(folder) / "run"
+    write(data, rows, together)
+    run(run_dir, "--until", "03", "-p", "data_path", data, "-p", "near_duplicate", 1, "-p", "max_length", max_length,
+        "-p", "epochs", 1, "-p", "eval_fraction", 1, "-p", "save_fraction", 1)
+    summary = artefacts.read_json(run_dir / "01_data" / "summary.json")
+    metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
+    return {
+        "rows": summary["rows"]["train"], "tokens": round(metrics["tokens_per_second"] * metrics["seconds"]),
+        "seconds": metrics["seconds"], "peak_memory_mb": metrics["peak_memory_mb"],
+    }
+
+
+def answers(rows):
+    """Seconds of 05's way of asking for answers to `rows` questions; printed as JSON, in a process of its own."""
+    import resource
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from helpers import asking, hardware, models
+
+    models.quiet()
+    import pandas as pd
+
+    base = models.find(models.DEFAULT_MODEL)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=hardware.pick_precision()[0])
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.padding_side = "left"
+    asked = [[{"role": "user", "content": text}] for text in pd.read_csv(INBOX)["question"][:rows]]
+    torch.manual_seed(0)
+    asking.answer(model, tokenizer, asked[:16], 4, 16)
+    began = time.monotonic()
+    asking.answer(model, tokenizer, asked, 4, 16)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"rows": rows, "seconds": round(time.monotonic() - began, 2), "peak_memory_mb": peak}))
+
+
+def exponent(found, size):
+    """The slope of log(seconds) over log(size) between the two largest sizes: 1 is linear."""
+    one, two = found[-2:]
+    return math.log(two["seconds"] / one["seconds"]) / math.log(two[size] / one[size])
+
+
+def show(title, found, size):
+    print(f"\n{title}\n" + "".join(f"{name:>16}" for name in found[0]))
+    for row in found:
+        print("".join(f"{value:>16}" for value in row.values()))
+    print(f"time grows with {size} to the power {exponent(found, size):.2f}", flush=True)
+
+
+def plot(results, path):
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 4), layout="constrained")
+    for axes, (title, (found, size)) in zip(panels, results.items(), strict=True):
+        axes.plot([row[size] for row in found], [row["seconds"] for row in found], "o-")
+        axes.set(title=title, xlabel=size, ylabel="seconds", xlim=0, ylim=0)
+        memory = axes.twinx()
+        memory.plot([row[size] for row in found], [row["peak_memory_mb"] for row in found], "s--", color="#d9822b")
+        memory.set(ylabel="peak memory (MB), dashed", ylim=0)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[120, 240, 480, 900])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 4, 8], help="documents in one question")
+    parser.add_argument("--out", help="also write growth.json and growth.png to this folder")
+    parser.add_argument("--answers", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.answers:
+        return answers(options.answers)
+
+    results = {}
+    for title, sizes, size in (
+        ("03: more rows", [(rows, 1) for rows in options.rows], "rows"),
+        ("03: longer rows", [(ROWS_FOR_LENGTHS, together) for together in options.lengths], "tokens"),
+    ):
+        found = []
+        for rows, together in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(train(folder, rows, together, max(512, 128 * together)))
+        results[title] = found, size
+        show(title, found, size)
+    found = []
+    for rows in options.rows:
+        command = [sys.executable, __file__, "--answers", str(rows)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    results["answers to more rows"] = found, "rows"
+    show("answers to more rows", found, "rows")
+    if options.out:
+        folder = Path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = {title: found for title, (found, _) in results.items()}
+        (folder / "growth.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        plot(results, folder / "growth.png")
+
+
+if __name__ == "__main__":
+    main()

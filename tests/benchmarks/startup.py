@@ -1,0 +1,75 @@
+"""How long it takes until something happens: python tests/benchmarks/startup.py [--run-dir runs/default] [--out FILE.json]
+
+Import of each module of `helpers` in a fresh process; the model's preparation with an empty cache and again with a full
+one; and for each notebook the start of its kernel, its first cell, and everything up to the first cell that loads or
+reads something (parameters checked, libraries imported). 02 to 05 need the results of an earlier run in --run-dir.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from helpers import artefacts, params
+
+ROUNDS = 3
+
+
+def seconds(command, **environment):
+    """Seconds that `command` (list of str) takes in a process of its own."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment)
+    return time.monotonic() - began
+
+
+def first_cells(name, run_dir):
+    """Seconds until the kernel of notebook `name` is up, its first code cell has run, and its first import of a helper."""
+    notebook = nbformat.read(artefacts.REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+    os.environ["COURSE_RUN_DIR"] = str(run_dir)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(artefacts.REPOSITORY / "notebooks")}})
+    found, began = [], time.monotonic()
+    with client.setup_kernel():
+        found.append(time.monotonic() - began)
+        for index, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                client.execute_cell(cell, index)
+                found.append(time.monotonic() - began)
+                if "artefacts.Step(" in cell.source:
+                    return [found[0], found[1], found[-1]]
+    raise ValueError(f"{name} makes no Step")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run-dir", default=str(artefacts.REPOSITORY / "runs" / "default"))
+    parser.add_argument("--out", help="also write the figures to this JSON file")
+    options = parser.parse_args()
+    nothing = seconds([sys.executable, "-c", "pass"])
+    found = {"import": {}, "notebook": {}}
+    print(f"{'import of':24}{'seconds':>9}   (beyond Python's own start)")
+    for path in sorted((artefacts.REPOSITORY / "helpers").glob("[!_]*.py")):
+        times = [seconds([sys.executable, "-c", f"import helpers.{path.stem}"]) for _ in range(ROUNDS)]
+        found["import"][path.stem] = max(0.0, statistics.median(times) - nothing)
+        print(f"helpers.{path.stem:16}{found['import'][path.stem]:9.2f}", flush=True)
+    with tempfile.TemporaryDirectory() as cache:
+        found["model"] = [seconds([sys.executable, "-m", "helpers.models"], XDG_CACHE_HOME=cache) for _ in range(2)]
+    print("model fetched and converted: {:.1f} s; found in the cache: {:.1f} s".format(*found["model"]), flush=True)
+    print(f"{'notebook':24}{'kernel':>9}{'first cell':>12}{'parameters checked':>20}   (seconds since the start)")
+    for name in params.NOTEBOOKS:
+        rounds = [first_cells(name, Path(options.run_dir).resolve()) for _ in range(ROUNDS)]
+        found["notebook"][name] = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        print("{:24}{:9.2f}{:12.2f}{:20.2f}".format(name, *found["notebook"][name]), flush=True)
+    if options.out:
+        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
