@@ -42,7 +42,7 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
             out = model.generate(
                 input_ids=ids, attention_mask=attention, past_key_values=cache, max_new_tokens=max_new_tokens,
                 do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([sureness]),
+                logits_processor=LogitsProcessorList([sureness]), logits_to_keep=_last(1, model.device),
             )
         chances = torch.stack(sureness.steps, dim=1).tolist()
         seconds = (time.monotonic() - began) / len(part)
@@ -77,7 +77,7 @@ def score_labels(model, tokenizer, prompts, labels, batch_size, label="labels sc
             first, cache = _forward(model, ids[:, prefix.length :], attention, cache, 1)
             cache.batch_repeat_interleave(len(labels))
             wide = torch.cat([attention.repeat_interleave(len(labels), 0), real.repeat(len(part), 1)], dim=1)
-            others, _ = _forward(model, tokens.repeat(len(part), 1)[:, :-1], wide[:, :-1], cache, 0)
+            others, _ = _forward(model, tokens.repeat(len(part), 1)[:, :-1], wide[:, :-1], cache, longest - 1)
             logits = torch.cat([first.repeat_interleave(len(labels), 0), others], dim=1).float().log_softmax(-1)
             chances = logits.gather(2, tokens.repeat(len(part), 1)[:, :, None]).squeeze(2) * real.repeat(len(part), 1)
         shares = chances.sum(dim=1).reshape(len(part), len(labels)).softmax(dim=1)
@@ -158,13 +158,19 @@ def _batches(encoded, batch_size, label):
 
 
 def _forward(model, ids, attention, cache, keep):
-    """Logits of the last `keep` positions (0: all) for `ids`, the newest tokens of `attention`; and the grown cache."""
+    """Logits of the last `keep` positions for `ids`, the newest tokens of `attention`; and the grown cache."""
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = model(
         input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
-        logits_to_keep=keep,
+        logits_to_keep=_last(keep, ids.device),
     )
     return out.logits, out.past_key_values
+
+
+def _last(count, device):
+    """The last `count` positions as `logits_to_keep` takes them. Given as a number, transformers would cut a slice that is
+    not contiguous, for whose product PyTorch copies the output layer once per row of the batch."""
+    return torch.arange(-count, 0, device=device)
 
 
 def pick_examples(train, count, label_set, seed):
