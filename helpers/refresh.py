@@ -42,7 +42,7 @@ def clean(notebook):
             owner.metadata.pop(key, None)
         if "tags" in owner.metadata and not owner.metadata["tags"]:
             del owner.metadata["tags"]
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py"}  # the latter for nbconvert --to script
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
