@@ -91,7 +91,8 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
     repeated), its output, a sum per head and position, and a padding mask ("sdpa"), or all scores ("eager"); SwiGLU saves
     three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
-    With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), as the Trainer has it.
+    With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), and what enters them is not
+    converted (`peft.helpers.disable_input_dtype_casting`), as 03 has it.
     """
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -100,11 +101,10 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     width = {"q_proj": hidden, "k_proj": hidden, "v_proj": hidden, "o_proj": queries, "gate_proj": hidden,
              "up_proj": hidden, "down_proj": middle}
     given = {name: width[name] for name in targets if name in width}
-    if each == 4:  # adapters take the layer's own input; otherwise each its copy in its dtype
-        shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-        given = {shared.get(name, name): amount for name, amount in given.items()}
-        if attention == "sdpa":
-            given.pop("o_proj", None)  # the output of attention, counted there
+    shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # adapters of one input
+    given = {shared.get(name, name): amount for name, amount in given.items()}
+    if attention == "sdpa":
+        given.pop("o_proj", None)  # the output of attention, counted there
     if attention == "sdpa":
         attended = each * (4 * queries + length) + 4 * heads
     else:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from helpers import memory, models
@@ -38,7 +39,8 @@ def kept_for_backward(model, batch, length):
     mask = torch.ones_like(ids)
     mask[0, -3:] = 0
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16):
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=model.dtype == torch.bfloat16)
+    with hooks, mixed, disable_input_dtype_casting(model):
         out = model.base_model.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     assert out.last_hidden_state.requires_grad
     return sum(size for size, _ in seen.values())
