@@ -4,7 +4,7 @@ The merged model of a finished run answers the first test rows, in turn, in one 
 05's batch size, in the run's precision, and once more in float32. The other is the article's transformers `pipeline`, one
 prompt at a time on the model as `from_pretrained` gives it, here in float32, with the same longest answer and greedy
 choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.) In float32 both must
-give the same answers, or the command fails; another precision rounds otherwise, so there the share is printed.
+give the same answers, or the command fails; another precision rounds otherwise, so there the share is printed. Ratios by CPU time are the ones to trust while other programs use the machine.
 """
 
 import argparse
@@ -62,21 +62,23 @@ def main():
 
     sides = {"article, float32": lambda: article(loaded["float32"], tokenizer, prompts, longest)}
     sides |= {f"ours, {dtype}": (lambda dtype=dtype: ours(dtype)) for dtype in dict.fromkeys([precision, "float32"])}
-    seconds, answers = {name: [] for name in sides}, {}
+    seconds, cpu, answers = {name: [] for name in sides}, {name: [] for name in sides}, {}
     for _ in range(options.rounds):
         for name, side in sides.items():
-            began = time.monotonic()
+            began, cpu_began = time.monotonic(), time.process_time()
             answers[name] = side()
             seconds[name].append(time.monotonic() - began)
+            cpu[name].append(time.process_time() - cpu_began)
 
     first, found = next(iter(sides)), {"rows": len(prompts), "batch_size": options.batch_size, "threads": torch.get_num_threads()}
     for name, times in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[first], times, strict=True)]
+        ratios, cpu_ratios = ([a / b for a, b in zip(of[first], of[name], strict=True)] for of in (seconds, cpu))
         same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True)) / len(prompts)
-        found[name] = {"seconds": times, "answers_per_second": len(prompts) / statistics.median(times),
+        found[name] = {"seconds": times, "cpu_seconds": cpu[name], "cpu_ratio": statistics.median(cpu_ratios),
+                       "answers_per_second": len(prompts) / statistics.median(times),
                        "ratio": statistics.median(ratios), "ratios": ratios, "identical_answers": same}
         print(f"{name:18}{found[name]['answers_per_second']:7.2f} answers/s   {found[name]['ratio']:5.2f} times "
-              f"(from {min(ratios):.2f} to {max(ratios):.2f})   identical answers {same:.1%}")
+              f"(from {min(ratios):.2f} to {max(ratios):.2f}; by CPU time {found[name]['cpu_ratio']:.2f})   identical answers {same:.1%}")
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if found["ours, float32"]["identical_answers"] < 1:
