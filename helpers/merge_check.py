@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import load_file
+
+TIED_OR_COMPUTED = ("lm_head.weight", "rotary_emb.inv_freq")  # a folder may hold them or not
 
 
 def record(batches, path):
@@ -48,34 +52,65 @@ def distance(reference, batches):
     }
 
 
-def update_error(merged, base, adapter):
+def update_error(merged, base, adapter, rounded="none"):
     """By how much `merged` differs from W = W_base + (alpha / r) B A (Hu et al. 2021, section 4.1): the worst weight.
 
-    merged, base: plain models of one architecture; adapter: folder with PEFT's LoRA files, whose numbers are used here
-    without PEFT's merging code. Returns (error, name of the weight): the Frobenius norm of the difference, less what
+    merged, base: folders of safetensors (or a Hub id that is in the cache); adapter: folder with PEFT's LoRA files. All three are read here without PEFT's
+    merging code or a model, weight by weight. rounded: "nf4" or "int8" when W_base is the base's weight quantized and
+    dequantized, else "none". Returns (error, name of the weight): the Frobenius norm of the difference, less what
     rounding to the weight's type explains, over the norm of the update (or of the weight, where there is no update).
-    0 is a faithful merge; 1 an update that is missing or applied twice. Infinity: a weight that `base` does not have.
+    0 is a faithful merge; 1 an update that is missing or applied twice. Infinity: a weight that one of them lacks.
     """
     config = LoraConfig.from_pretrained(adapter)
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     tensors = load_file(Path(adapter) / "adapter_model.safetensors")
-    halves = {name: tensor for name, tensor in tensors.items() if name.endswith(".lora_A.weight")}
-    updates = {
-        name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight"):
-            scale * tensors[name.replace("lora_A", "lora_B")].float() @ tensor.float()
-        for name, tensor in halves.items()
+    halves = {
+        name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight"): name
+        for name in tensors if name.endswith(".lora_A.weight")
     }
-    before, after = dict(base.named_parameters()), dict(merged.named_parameters())
-    missing = (updates.keys() | after.keys()) ^ before.keys()
+    before, after = _files(base), _files(merged)
+    missing = {name for name in (halves.keys() | after.keys()) ^ before.keys() if not name.endswith(TIED_OR_COMPUTED)}
     if missing:
         return float("inf"), min(missing)
     worst = 0.0, ""
-    for name, weight in after.items():
-        start = before[name].detach().float()
-        update = updates.get(name, torch.zeros(())).to(start.device)
+    for name, path in after.items():
+        start, weight = _read(before[name], name), _read(path, name)
+        eps = torch.finfo(weight.dtype).eps
+        if rounded != "none" and start.ndim == 2 and "embed" not in name and "lm_head" not in name:
+            start = _rounded(start, rounded)
+        start, weight = start.float(), weight[: len(start)].float()  # rows beyond the base's are the pad token's
+        if start.shape != weight.shape:
+            return float("inf"), name
+        update = torch.zeros(())
+        if name in halves:
+            update = scale * tensors[halves[name].replace("lora_A", "lora_B")].float() @ tensors[halves[name]].float()
         wanted = start + update
-        rounding = torch.finfo(weight.dtype).eps / 2 * torch.linalg.norm(wanted)
-        beyond = float((torch.linalg.norm(weight.detach().float() - wanted) - rounding).clamp(min=0))
-        size = float(torch.linalg.norm(update if name in updates else start))
+        beyond = float((torch.linalg.norm(weight - wanted) - eps / 2 * torch.linalg.norm(wanted)).clamp(min=0))
+        size = float(torch.linalg.norm(update if name in halves else start))
         worst = max(worst, (beyond / size if size else beyond, name))
     return worst
+
+
+def _files(model):
+    """{name of a weight: file that holds it} of a folder or of a Hub id that is in the cache."""
+    folder = model if Path(model).is_dir() else snapshot_download(model, allow_patterns="*.safetensors", local_files_only=True)
+    found = {}
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            found |= dict.fromkeys(weights.keys(), path)
+    return found
+
+
+def _read(path, name):
+    with safe_open(path, "pt") as weights:
+        return weights.get_tensor(name)
+
+
+def _rounded(weight, kind):
+    """A linear layer's weight after bitsandbytes has quantized and dequantized it, as transformers lets it."""
+    from bitsandbytes import functional
+
+    if kind == "nf4":
+        return functional.dequantize_4bit(*functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True))
+    codes, scales, _ = functional.int8_vectorwise_quant(weight.half())
+    return functional.int8_vectorwise_dequant(codes, scales)

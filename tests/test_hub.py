@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants, get_token
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from helpers import artefacts, asking, hub, licences, merge_check, models, params, practice_hub
 
@@ -295,14 +295,19 @@ def merged(base, adapter, spoil=lambda name, layer: None):
     return model.merge_and_unload()
 
 
-def test_on_an_unquantized_base_merged_and_adapter_agree(tiny, trained):
+def update_error(model, folder, tiny, adapter, **options):
+    model.save_pretrained(folder, max_shard_size="2MB")
+    return merge_check.update_error(folder, tiny, adapter, **options)
+
+
+def test_on_an_unquantized_base_merged_and_adapter_agree(tiny, trained, tmp_path):
     adapter, tokenizer, prompts, completions, reference = trained
     load = lambda: AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     model = merged(load(), adapter)
     near = merge_check.distance(reference, asking.answer_logits(model, tokenizer, prompts, completions, 3))
     assert near["logit_max"] < 1e-4 and near["kl_max"] < 1e-6 and near["same_first_choice"] == 1
-    assert merge_check.update_error(model, load(), adapter)[0] < 1e-4
-    assert merge_check.update_error(model.to(torch.bfloat16), load(), adapter)[0] < 0.02
+    assert update_error(model, tmp_path / "float32", tiny, adapter)[0] < 1e-4
+    assert update_error(model.to(torch.bfloat16), tmp_path / "bfloat16", tiny, adapter)[0] < 0.02
     with pytest.raises(ValueError, match="other texts"):
         merge_check.distance(reference, asking.answer_logits(model, tokenizer, prompts[:3], completions[:3], 3))
 
@@ -316,7 +321,7 @@ def other_seed(folder):
 
 
 @pytest.mark.parametrize("wrong", ["scaling doubled", "a module missing", "base of another seed"])
-def test_wrong_merges_are_caught(tiny, trained, wrong):
+def test_wrong_merges_are_caught(tiny, trained, wrong, tmp_path):
     adapter, tokenizer, prompts, completions, reference = trained
 
     def spoil(name, layer):
@@ -327,10 +332,23 @@ def test_wrong_merges_are_caught(tiny, trained, wrong):
 
     load = lambda: AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     model = merged(other_seed(tiny) if wrong == "base of another seed" else load(), adapter, spoil)
-    error, where = merge_check.update_error(model, load(), adapter)
+    error, where = update_error(model, tmp_path, tiny, adapter)
     assert error > 0.5 and ("layers.1.self_attn.q_proj" in where or wrong != "a module missing")
     far = merge_check.distance(reference, asking.answer_logits(model, tokenizer, prompts, completions, 4))
     assert far["logit_max"] > 1e-3
+
+
+@pytest.mark.parametrize("rounded", ["nf4", "int8"])
+def test_a_merge_into_dequantized_weights_is_checked_against_them(tiny, trained, rounded, tmp_path):
+    quantized = {"nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True),
+                 "int8": BitsAndBytesConfig(load_in_8bit=True)}[rounded]
+    base = AutoModelForCausalLM.from_pretrained(tiny, dtype="auto", quantization_config=quantized, device_map={"": "cpu"})
+    model = merged(base.dequantize(), trained[0])
+    assert update_error(model, tmp_path, tiny, trained[0], rounded=rounded)[0] < 1e-3
+    assert merge_check.update_error(tmp_path, tiny, trained[0])[0] > 5e-3
+    (tmp_path / "model.safetensors.index.json").unlink()
+    min(tmp_path.glob("*.safetensors")).unlink()
+    assert merge_check.update_error(tmp_path, tiny, trained[0], rounded)[0] == float("inf")
 
 
 def test_distance_is_what_its_definition_says(tmp_path):
