@@ -54,11 +54,14 @@ def write_json(path, value):
     """Write `value` as JSON so that a reader sees the old file or the whole new one, never half of it."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # there only when the disk was full
 
 
 def read_json(path):

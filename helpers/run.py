@@ -159,8 +159,9 @@ def execute(notebook, run_dir, parameters):
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     except PapermillExecutionError as error:
+        full = " Free some space, then run the same command again." if "No space left" in error.evalue else ""
         raise NotebookError(
-            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}\n"
+            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}{full}\n"
             f"The executed notebook is {output}"
         ) from None
     except DeadKernelError:
