@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, grid, launch, models, params
+from helpers import artefacts, grid, hardware, launch, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 TRAINING = "03_train"
@@ -248,6 +248,11 @@ def course(options, combination=(), earlier=()):
     chosen = selection(options)
     number = spread(options, chosen)
     checked = settings(given)
+    if TRAINING in chosen:
+        try:  # now, not after 01 and 02
+            hardware.pick_precision(checked[TRAINING]["precision"])
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     run_dir, lock = taken(options.run_dir)
     try:
         if not needs_hub(checked, run_dir):
