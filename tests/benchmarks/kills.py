@@ -21,6 +21,7 @@ import psutil
 
 MEASURED = ("seconds", "peak", "memory", "tokens_per_second", "per_second", "runtime", "flos", "train_loss")
 RESULTS = ("01_data/train.jsonl", "02_quantize_and_lora/adapter_config.json", "03_train/adapter/adapter_model.safetensors",
+           "03_train/adapter/adapter_config.json",
            "03_train/metrics.json", "04_merge_push/merged/model.safetensors", "05_evaluate/predictions.jsonl",
            "05_evaluate/metrics.json")
 
@@ -57,7 +58,7 @@ def results(run_dir):
         path = run_dir / name
         if path.is_file():
             whole = path.read_bytes()
-            text = json.dumps(without_times(json.loads(whole))).encode() if path.name == "metrics.json" else whole
+            text = json.dumps(without_times(json.loads(whole)), sort_keys=True).encode() if path.name == "metrics.json" else whole
             found[name] = hashlib.sha256(text).hexdigest()
     return found
 
