@@ -168,17 +168,17 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
 
 def test_grid_refuses_before_it_starts_and_reports_what_fails(tiny, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"thing {i},{'up' if i % 2 else 'down'}\n" for i in range(40)))
-    (tmp_path / "grid.yaml").write_text(f"data_path: mine.csv\nmodel_id: {tiny}\nlora_r: [4, 8, -1]\nlora_targets: [q_proj, none_such]\n")
+    (tmp_path / "grid.yaml").write_text(f"data_path: mine.csv\nmodel_id: {tiny}\nlora_r: [4, -1]\nlora_targets: [q_proj, none_such]\n")
     given = ("--run-dir", tmp_path / "grid", "--until", "02", "--grid", "grid.yaml")
     done = run(*given, cwd=tmp_path)
-    assert done.returncode == 1 and "2 of 6 runs done" in done.stdout, (done.stdout, done.stderr)
+    assert done.returncode == 1 and "1 of 4 runs done" in done.stdout, (done.stdout, done.stderr)
     assert "lora_r was -1" in done.stderr and "lora_targets names ['none_such']" in done.stderr
     import pandas as pd
 
     table = pd.read_csv(tmp_path / "grid" / "grid.csv")
-    assert table["state"].tolist() == ["done", "failed"] * 2 + ["refused"] * 2
+    assert table["state"].tolist() == ["done", "failed", "refused", "refused"]
     assert done.stdout.count("01_data: running") == 1
-    assert run("--verify", tmp_path / "grid" / table["run"][2]).returncode == 0
+    assert run("--verify", tmp_path / "grid" / table["run"][0]).returncode == 0
     (tmp_path / "grid.yaml").write_text("lora_rr: [1]\n")
     assert "did you mean lora_r?" in run(*given, cwd=tmp_path).stderr
     (tmp_path / "grid.yaml").write_text("lora_r: []\n")
