@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,9 @@ def shape_of(columns, asked, question_column, answer_column):
     needs = {
         "messages": ("messages",),
         "conversations": ("conversations",),
-        "alpaca": ("instruction", "output"),
-        "prompt_completion": ("prompt", "completion"),
+        "alpaca": ("instruction", "output") if "output" in columns or "response" not in columns else ("instruction", "response"),
+        # Of a preference pair (DPO) the chosen answer is the one to learn.
+        "prompt_completion": ("prompt", "chosen" if {"chosen", "rejected"} <= set(columns) else "completion"),
         "question_answer": pair,
     }
     if set(pair) <= set(columns) and asked == "auto" and pair == (question_column, answer_column):
@@ -51,7 +53,8 @@ def shape_of(columns, asked, question_column, answer_column):
         if asked == shape and missing and shape != "question_answer":
             raise DataError(f"data_shape {shape} needs the column {missing[0]!r}, but the columns are: {listed(columns)}.")
         if asked in ("auto", shape) and not missing:
-            return shape, (*names, "input") if shape == "alpaca" and "input" in columns else names
+            extra = [name for name in ("input", "context") if name in columns][:1] if shape == "alpaca" else []
+            return shape, (*names, *extra)
     missing = " and no column ".join(repr(name) for name in (question_column, answer_column) if name not in columns)
     raise DataError(
         f"There is no column {missing}; the columns are: {listed(columns)}. "
@@ -71,14 +74,14 @@ def rows(source, shape, columns):
     if shape == "question_answer":
         found = table.set_axis(["question", "answer"], axis=1)
     elif shape == "alpaca":
-        extra = table["input"] if "input" in columns else [""] * len(table)
+        extra = table[columns[2]] if len(columns) > 2 else [""] * len(table)
         joined = [
             f"{a}\n\n{b}" if isinstance(a, str) and isinstance(b, str) and b.strip() else a
-            for a, b in zip(table["instruction"], extra, strict=True)
+            for a, b in zip(table[columns[0]], extra, strict=True)
         ]
-        found = pd.DataFrame({"question": joined, "answer": table["output"]}, dtype=object)
+        found = pd.DataFrame({"question": joined, "answer": table[columns[1]]}, dtype=object)
     elif shape == "prompt_completion":
-        chats = [_joined(prompt, completion) for prompt, completion in zip(table["prompt"], table["completion"], strict=True)]
+        chats = [_joined(prompt, completion) for prompt, completion in zip(*(table[name] for name in columns), strict=True)]
         found = pd.DataFrame(chats, columns=["question", "answer", "turns"], dtype=object)
     else:
         found = pd.DataFrame([_chat(value) for value in table[shape]], columns=["question", "answer", "turns"], dtype=object)
@@ -112,12 +115,14 @@ def labels(answers, task="auto"):
     """Return the sorted label set (list of str) when the answers are classes, else None (free-form).
 
     answers: list of str. task: "classification", "free_form", or "auto": classes are at most 100 different
-    answers of at most 60 characters, each given at least 4 times on average. Raises DataError when only one is left.
+    answers of at most 60 characters and no JSON, given at least 4 times on average, or each at least twice (few rows of
+    many classes; free answers hardly ever leave none that stands alone). Raises DataError when only one is left.
     """
     kinds = sorted(set(answers))
     if len({kind.strip() for kind in kinds}) == 1:
         raise DataError(f"Every answer that is left is {kinds[0][:40]!r}: there is nothing to learn; take more rows.")
-    looks = len(kinds) <= 100 and len(answers) >= 4 * len(kinds) and max(map(len, kinds)) <= 60
+    short = len(kinds) <= 100 and max(map(len, kinds)) <= 60 and not any(kind.lstrip()[:1] in ("{", "[") for kind in kinds)
+    looks = short and (len(answers) >= 4 * len(kinds) or min(Counter(answers).values()) >= 2)
     return kinds if task == "classification" or (task == "auto" and looks) else None
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import zstandard
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside data
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
 UNREADABLE = (
     ValueError, OSError, EOFError, RuntimeError, csv.Error, lzma.LZMAError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError
@@ -48,13 +49,17 @@ def load(data_path):
     """Read a file, a folder of files, or a Hub dataset ("owner/name"). Returns a Source.
 
     Files: CSV, TSV, JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8.
+    Of a folder, hidden files, other endings and what `datasets` writes beside data (dataset_info.json) are passed over.
     Of a Hub dataset the split `train` is read. Raises DataError.
     """
     path = Path(data_path).expanduser()
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and _format(p))
+        files = [file for file in files if file.name not in BESIDE_DATA]
         if not files:
-            raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.")
+            texts = " One folder a class with text files in it? Write them to a CSV with a text and a label column first."
+            hint = texts if any(path.glob("*/*.txt")) else ""
+            raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.{hint}")
         parts = [(file, _read(file)) for file in files]
         for file, table in parts[1:]:
             if set(table.columns) != set(parts[0][1].columns):

@@ -317,3 +317,34 @@ def test_remarks_name_what_a_careful_reader_would_ask():
     assert "1 questions have more than one answer, for example rows u, v" in said
     assert "['Yes', 'yes', 'yes ']" in said and "Too rare" in said
     assert data.remarks(rows.drop_duplicates("question"), None) == []
+
+
+def test_few_rows_of_many_classes_are_labels_and_short_free_answers_are_not():
+    assert len(data.labels([f"class {i % 20}" for i in range(60)])) == 20
+    assert data.labels([str(i * i % 97) for i in range(60)] + ["5000"]) is None  # sums: some answers stand alone
+    assert data.labels(['{"a": 1}', '{"a": 2}'] * 10) is None
+    assert data.labels([f"Name {i % 45}" for i in range(60)]) is None
+
+
+def test_dolly_and_preference_pairs_are_recognised(tmp_path):
+    dolly = [{"instruction": f"Ask {i}", "context": "In May." if i else "", "response": f"r{i}", "category": "qa"} for i in range(3)]
+    pairs = [{"prompt": f"p{i}", "chosen": f"good{i}", "rejected": "bad"} for i in range(3)]
+    for records, questions, answers in (
+        (dolly, ["Ask 0", "Ask 1\n\nIn May.", "Ask 2\n\nIn May."], ["r0", "r1", "r2"]),
+        (pairs, ["p0", "p1", "p2"], ["good0", "good1", "good2"]),
+    ):
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        source = sources.load(tmp_path / "a.jsonl")
+        rows, _ = data.rows(source, *data.shape_of(source.table.columns, "auto", "question", "answer"))
+        assert rows["question"].tolist() == questions and rows["answer"].tolist() == answers
+
+
+def test_files_beside_the_data_are_passed_over_and_class_folders_get_a_hint(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer\nq,a\n")
+    for name in ("dataset_info.json", "README.md", "LICENSE"):
+        (tmp_path / name).write_text("{}")
+    assert [path.name for path, _ in sources.load(tmp_path).files] == ["a.csv"]
+    (tmp_path / "classes" / "spam").mkdir(parents=True)
+    (tmp_path / "classes" / "spam" / "1.txt").write_text("hi")
+    with pytest.raises(sources.DataError, match="text and a label column"):
+        sources.load(tmp_path / "classes")
