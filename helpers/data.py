@@ -115,13 +115,13 @@ def labels(answers, task="auto"):
     """Return the sorted label set (list of str) when the answers are classes, else None (free-form).
 
     answers: list of str. task: "classification", "free_form", or "auto": classes are at most 100 different
-    answers of at most 60 characters and no JSON, given at least 4 times on average, or each at least twice (few rows of
+    answers of at most 60 characters, none a JSON object, given at least 4 times on average, or each at least twice (few rows of
     many classes; free answers hardly ever leave none that stands alone). Raises DataError when only one is left.
     """
     kinds = sorted(set(answers))
     if len({kind.strip() for kind in kinds}) == 1:
         raise DataError(f"Every answer that is left is {kinds[0][:40]!r}: there is nothing to learn; take more rows.")
-    short = len(kinds) <= 100 and max(map(len, kinds)) <= 60 and not any(kind.lstrip()[:1] in ("{", "[") for kind in kinds)
+    short = len(kinds) <= 100 and max(map(len, kinds)) <= 60 and not any(kind.lstrip().startswith("{") for kind in kinds)
     looks = short and (len(answers) >= 4 * len(kinds) or min(Counter(answers).values()) >= 2)
     return kinds if task == "classification" or (task == "auto" and looks) else None
 
@@ -143,6 +143,9 @@ def remarks(rows, label_set):
         rare = counts[counts < 3].index.tolist()
         if rare:
             said.append(f"Too rare to be in all three parts (fewer than 3 rows): {rare[:5]}.")
+        few = counts[(counts >= 3) & (counts < 10)].index.tolist()
+        if few:
+            said.append(f"So few rows that a part may have none of them (fewer than 10): {few[:5]}; see the counts after the split.")
     return said
 
 

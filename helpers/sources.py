@@ -27,10 +27,14 @@ class DataError(ValueError):
 
 
 class Source:
-    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from."""
+    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from.
 
-    def __init__(self, parts):
+    Attributes besides: `files`, a list of (path, rows); `passed_over`, the names of files of a folder that were not read.
+    """
+
+    def __init__(self, parts, passed_over=()):
         self.files = [(path, len(table)) for path, table in parts]
+        self.passed_over = list(passed_over)
         self.table = pd.concat([table for _, table in parts], ignore_index=True)
         if self.table.empty:
             raise DataError(f"{parts[0][0].name} holds no row.")
@@ -54,8 +58,8 @@ def load(data_path):
     """
     path = Path(data_path).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and _format(p))
-        files = [file for file in files if file.name not in BESIDE_DATA]
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        files = [file for file in inside if _format(file) and file.name not in BESIDE_DATA]
         if not files:
             texts = " One folder a class with text files in it? Write them to a CSV with a text and a label column first."
             hint = texts if any(path.glob("*/*.txt")) else ""
@@ -67,7 +71,7 @@ def load(data_path):
                     f"data_path {path.name}: {file.name} has the columns {listed(table.columns)}, but {files[0].name} "
                     f"has {listed(parts[0][1].columns)}: a folder is read as one table, so they must be the same."
                 )
-        return Source(parts)
+        return Source(parts, [str(file.relative_to(path)) for file in inside if file not in files])
     if path.is_file():
         if not _format(path):
             excel = " Save the sheet as CSV (UTF-8)." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""

@@ -343,8 +343,16 @@ def test_files_beside_the_data_are_passed_over_and_class_folders_get_a_hint(tmp_
     (tmp_path / "a.csv").write_text("question,answer\nq,a\n")
     for name in ("dataset_info.json", "README.md", "LICENSE"):
         (tmp_path / name).write_text("{}")
-    assert [path.name for path, _ in sources.load(tmp_path).files] == ["a.csv"]
+    source = sources.load(tmp_path)
+    assert [path.name for path, _ in source.files] == ["a.csv"]
+    assert source.passed_over == ["LICENSE", "README.md", "dataset_info.json"]
     (tmp_path / "classes" / "spam").mkdir(parents=True)
     (tmp_path / "classes" / "spam" / "1.txt").write_text("hi")
     with pytest.raises(sources.DataError, match="text and a label column"):
         sources.load(tmp_path / "classes")
+
+
+def test_a_class_that_a_part_may_miss_is_remarked_on():
+    rows = pd.DataFrame({"id": map(str, range(43)), "question": map(str, range(43)), "answer": ["a", "b"] * 20 + ["c"] * 3})
+    assert ["'c'" in said for said in data.remarks(rows, ["a", "b", "c"])] == [True]
+    assert not data.remarks(rows[:40], ["a", "b"])
