@@ -16,6 +16,11 @@ import zstandard
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside data
+CLASS_FOLDERS = (
+    " One folder a class, with text files in it? This line, run in it, writes the CSV: "
+    "import pathlib, pandas; pandas.DataFrame([(p.read_text(encoding='utf-8'), p.parent.name) for p in "
+    "sorted(pathlib.Path('.').glob('*/*.txt'))], columns=['text', 'label']).to_csv('all.csv', index=False)"
+)
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
 UNREADABLE = (
     ValueError, OSError, EOFError, RuntimeError, csv.Error, lzma.LZMAError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError
@@ -61,8 +66,7 @@ def load(data_path):
         inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         files = [file for file in inside if _format(file) and file.name not in BESIDE_DATA]
         if not files:
-            texts = " One folder a class with text files in it? Write them to a CSV with a text and a label column first."
-            hint = texts if any(path.glob("*/*.txt")) else ""
+            hint = CLASS_FOLDERS if any(path.glob("*/*.txt")) else ""
             raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.{hint}")
         parts = [(file, _read(file)) for file in files]
         for file, table in parts[1:]:

@@ -3,6 +3,8 @@
 import gzip
 import json
 import lzma
+import subprocess
+import sys
 import zipfile
 
 import pandas as pd
@@ -207,7 +209,7 @@ BROKEN = {
     "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2, is not JSON"),
     "twice.csv": ("question,question,answer\nx,y,a\n", "'question' stands more than once"),
     "allempty.csv": ("question,answer\n,a\n,b\n", "no usable row: 2 empty question"),
-    "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question, 1 empty answer"),
+    "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question: line 2; 1 empty answer: line 3"),
     "oneclass.csv": ("question,answer\nx,a\ny,a\n", "Every answer is 'a'"),
     "more.csv": ("question,answer\nx,a,c\ny,b,d\n", "more fields than the header"),
     "comma.csv": ("question,answer\nx,a\nhello, there,b\n", "line 3, has 3 fields"),
@@ -230,11 +232,11 @@ BROKEN = {
     "bad.csv.zst": ("question,answer", "cannot be read as csv"),
     "emoji.jsonl": ('{"question": "hi \\ud83d", "answer": "x"}\n', "1 wrong type"),
     "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "two.csv.zip holds 2 files"),
-    "string.jsonl": (lines([{"messages": "hi"}]), "1 wrong type"),
-    "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "1 wrong type"),
-    "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer"),
+    "string.jsonl": (lines([{"messages": "hi"}]), "'hi' is no list of turns"),
+    "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "turn 1 has the role 'wizard'"),
+    "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer: line 1 .no turn of the assistant"),
     "nochat.jsonl": (lines([{"conversations": []}]), "1 empty question"),
-    "floats.jsonl": (lines([{"question": "a", "answer": 1.5}]), "1 wrong type. Both must be text"),
+    "floats.jsonl": (lines([{"question": "a", "answer": 1.5}]), "1 wrong type: line 1 .1.5 is no text.. Question and answer must be text"),
     "null.jsonl": (lines([{"question": None, "answer": "x"}]), "1 empty question"),
     "objects.jsonl": (lines([{"question": {"a": 1}, "answer": ["x"]}]), "1 wrong type"),
     "emptydir": ("folder", "no file in this folder"),
@@ -348,8 +350,42 @@ def test_files_beside_the_data_are_passed_over_and_class_folders_get_a_hint(tmp_
     assert source.passed_over == ["LICENSE", "README.md", "dataset_info.json"]
     (tmp_path / "classes" / "spam").mkdir(parents=True)
     (tmp_path / "classes" / "spam" / "1.txt").write_text("hi")
-    with pytest.raises(sources.DataError, match="text and a label column"):
+    with pytest.raises(sources.DataError, match="One folder a class") as caught:
         sources.load(tmp_path / "classes")
+    line = str(caught.value).partition("writes the CSV: ")[2]
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path / "classes", check=True)
+    assert (tmp_path / "classes" / "all.csv").read_text() == "text,label\nhi,spam\n"
+
+
+def test_every_dropped_chat_says_what_was_found(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    dropped = {
+        "turn 2 (assistant) has tool calls": [*chat(("user", "x")), call, *chat(("assistant", "y"))],
+        "turn 3 has the role 'tool', not system, user or assistant": chat(("user", "x"), ("assistant", "y"), ("tool", "z")),
+        "the last turn has no text": chat(("user", "x"), ("assistant", None)),
+        "turn 1 (user) has no text": chat(("user", None), ("assistant", "y")),
+        "no turn of the assistant": chat(("system", "s"), ("user", "x")),
+        "no turn": [],
+        "turn 1 is no object with a role and a text": ["hi"],
+    }
+    for said, turns in dropped.items():
+        records = [{"messages": turns}, *SHAPES["messages"]]
+        for path in (write(tmp_path / "a.jsonl", lines(records)), write(tmp_path / "a.json", json.dumps(records))):
+            _, rows, report = read(path)
+            assert len(rows) == len(ROWS) and any(f"1 ({said})" in place for place in report["first places"]), report
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_of_squads_answers_the_first_is_taken(tmp_path, ending):
+    texts = [["In May", "May"], ["Ada", "Ada"], []]
+    records = [
+        {"question": f"q{i}?", "context": "Ada came in May.", "answers": {"text": text, "answer_start": [1] * len(text)}}
+        for i, text in enumerate(texts)
+    ]
+    _, rows, report = read(write(tmp_path / f"a.{ending}", lines(records) if ending == "jsonl" else parquet(records)))
+    assert rows["question"].tolist() == ["q0?\n\nAda came in May.", "q1?\n\nAda came in May."]
+    assert rows["answer"].tolist() == ["In May", "Ada"]
+    assert report.loc["empty answer", "rows"] == 1 and report.loc["several answers, the first taken", "rows"] == 1
 
 
 def test_a_class_that_a_part_may_miss_is_remarked_on():
