@@ -25,8 +25,9 @@ REASONS = ("empty question", "empty answer", "wrong type", "exact duplicate")
 def shape_of(columns, asked, question_column, answer_column):
     """What a table with these column names holds. Returns (shape, names): the shape, and the columns to read.
 
-    asked: forces a shape unless it is "auto". When question_column and answer_column have their default names and
-    the table has other usual ones (Text and label, say), those are taken; small and capital letters are the same.
+    asked: forces a shape unless it is "auto". Where question_column or answer_column has its default name and the table
+    has another usual one (Text and label, say), that is taken; small and capital letters are the same. A name other
+    than the default is never passed over for another shape.
     A third name is a text that goes below the question (Alpaca's input, Dolly's and SQuAD's context).
     Raises DataError when no shape fits or a needed column is missing, naming the columns there are.
     """
@@ -34,13 +35,16 @@ def shape_of(columns, asked, question_column, answer_column):
     pair = (question_column, answer_column)
     if question_column == answer_column:
         raise DataError(f"question_column and answer_column are both {question_column!r}: they must be two columns.")
-    if pair == ("question", "answer"):
-        known = {str(name).strip().casefold(): name for name in reversed(columns)}
-        found = [next((known[n] for n in usual if n in known), None) for usual in (USUAL_QUESTIONS, USUAL_ANSWERS)]
-        if all(found):
-            pair = tuple(found)
-        if pair[1] == "answers" and "context" in columns:  # SQuAD: the question is about a text
-            pair = (*pair, "context")
+    by_hand = pair != ("question", "answer")
+    known = {str(name).strip().casefold(): name for name in reversed(columns) if not by_hand or name not in pair}
+    usual = [next((known[n] for n in names if n in known), None) for names in (USUAL_QUESTIONS, USUAL_ANSWERS)]
+    if all(usual) and not by_hand:
+        pair = tuple(usual)
+    elif by_hand:
+        default = zip(pair, ("question", "answer"), usual, strict=True)
+        pair = tuple(other if name == plain and name not in columns and other else name for name, plain, other in default)
+    if pair[1] == "answers" and "context" in columns:  # SQuAD: the question is about a text
+        pair = (*pair, "context")
     needs = {
         "messages": ("messages",),
         "conversations": ("conversations",),
@@ -49,8 +53,8 @@ def shape_of(columns, asked, question_column, answer_column):
         "prompt_completion": ("prompt", "chosen" if {"chosen", "rejected"} <= set(columns) else "completion"),
         "question_answer": pair,
     }
-    if set(pair) <= set(columns) and asked == "auto" and pair == (question_column, answer_column):
-        return "question_answer", pair  # named by hand, or by the names we ask for
+    if asked == "auto" and (by_hand or ("question", "answer") == pair and set(pair) <= set(columns)):
+        asked = "question_answer"
     for shape, names in needs.items():
         missing = [name for name in names if name not in columns]
         if asked == shape and missing and shape != "question_answer":
@@ -58,7 +62,8 @@ def shape_of(columns, asked, question_column, answer_column):
         if asked in ("auto", shape) and not missing:
             extra = [name for name in ("input", "context") if name in columns][:1] if shape == "alpaca" else []
             return shape, (*names, *extra)
-    missing = " and no column ".join(repr(name) for name in (question_column, answer_column) if name not in columns)
+    taken = {plain for plain, other in zip(("question", "answer"), usual, strict=True) if other}
+    missing = " and no column ".join(repr(name) for name in pair[:2] if name not in columns and name not in taken)
     raise DataError(
         f"There is no column {missing}; the columns are: {listed(columns)}. "
         "Name yours with question_column and answer_column."

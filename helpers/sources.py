@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fsspec
 import pandas as pd
+import pyarrow.parquet
 import zstandard
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -136,7 +137,7 @@ def _read(path):
                 _swallowed(path, table)
             return table
         if kind == "parquet":
-            return pd.read_parquet(path)
+            return _with_names(pd.read_parquet(path), pyarrow.parquet.read_schema(path))
         return _read_lines(path) if kind == "jsonl" else _read_json(path)
     except UnicodeDecodeError:
         raise DataError(_not_utf8(path)) from None
@@ -207,17 +208,25 @@ def _read_json(path):
 
 
 def _read_hub(name):
-    from datasets import ClassLabel, load_dataset
+    from datasets import load_dataset
 
     try:
         dataset = load_dataset(name, split="train")
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"data_path {name} is no file here and could not be had from the Hub as a dataset ({reason}).") from None
-    table = dataset.to_pandas()
-    for column, feature in dataset.features.items():
-        if isinstance(feature, ClassLabel):
-            table[column] = [feature.names[i] if 0 <= i < len(feature.names) else None for i in table[column]]
+    return _with_names(dataset.to_pandas(), dataset.features.arrow_schema)
+
+
+def _with_names(table, schema):
+    """The table with the names of class labels, where `datasets` left them in the Arrow schema, in place of their numbers."""
+    if b"huggingface" in (schema.metadata or {}):
+        from datasets import ClassLabel, Features
+
+        for column, feature in Features.from_arrow_schema(schema).items():
+            if isinstance(feature, ClassLabel):
+                names = dict(enumerate(feature.names))
+                table[column] = [names.get(number) for number in table[column]]  # -1: not labelled
     return table
 
 

@@ -392,3 +392,24 @@ def test_a_class_that_a_part_may_miss_is_remarked_on():
     rows = pd.DataFrame({"id": map(str, range(43)), "question": map(str, range(43)), "answer": ["a", "b"] * 20 + ["c"] * 3})
     assert ["'c'" in said for said in data.remarks(rows, ["a", "b", "c"])] == [True]
     assert not data.remarks(rows[:40], ["a", "b"])
+
+
+def test_a_column_named_by_hand_is_never_passed_over():
+    dolly, trec = ("instruction", "context", "response", "category"), ("text", "coarse_label", "fine_label")
+    assert data.shape_of(trec, "auto", "question", "fine_label") == ("question_answer", ("text", "fine_label"))
+    assert data.shape_of(("label", "text", "question"), "auto", "text", "answer") == ("question_answer", ("text", "label"))
+    assert data.shape_of(("input", "text"), "auto", "input", "text") == ("question_answer", ("input", "text"))
+    with pytest.raises(sources.DataError, match="no column 'answer'; the columns are: text, coarse_label"):
+        data.shape_of(trec, "auto", "question", "answer")
+    with pytest.raises(sources.DataError, match="no column 'question'; the columns are: instruction"):
+        data.shape_of(dolly, "auto", "question", "category")
+
+
+def test_parquet_keeps_the_names_of_its_labels(tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    made = datasets.Dataset.from_dict({"text": ["x", "y", "z", "w"], "label": [1, 0, -1, None]}, features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    _, rows, report = read(tmp_path / "a.parquet")
+    assert rows["answer"].tolist() == ["good", "bad"] and report.loc["empty answer", "rows"] == 2
