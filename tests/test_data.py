@@ -203,10 +203,11 @@ BROKEN = {
     "noanswer.csv": (GOOD.replace("answer", "antwort", 1), "no column 'answer'; the columns are: question, antwort"),
     "semicolons.csv": (GOOD.replace(",", ";"), "separated by something else"),
     "tabs.csv": (GOOD.replace(",", "\t"), "separated by something else"),
+    "commas.tsv": (GOOD, "',' instead of"),
     "european.csv": ("question;answer\nx, y, z;a\nw;b\n", "separated by something else"),
     "swallowed.tsv": ('question\tanswer\n"x\ta\ny\tb\nz"\tc\n', "row 1 begins with a quotation mark"),
     "neither.csv": ("frage,antwort\nx,a\n", "no column 'question' and no column 'answer'"),
-    "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2, is not JSON"),
+    "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2 holds a NUL byte"),
     "twice.csv": ("question,question,answer\nx,y,a\n", "'question' stands more than once"),
     "allempty.csv": ("question,answer\n,a\n,b\n", "no usable row: 2 empty question"),
     "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question: line 2; 1 empty answer: line 3"),
@@ -240,6 +241,31 @@ BROKEN = {
     "null.jsonl": (lines([{"question": None, "answer": "x"}]), "1 empty question"),
     "objects.jsonl": (lines([{"question": {"a": 1}, "answer": ["x"]}]), "1 wrong type"),
     "emptydir": ("folder", "no file in this folder"),
+    "folder.csv": ("folder", "no file in this folder"),
+    "utf16.json": (json.dumps(ROWS).encode("utf-16"), "UTF-16"),
+    "nobom16.csv": (GOOD.encode("utf-16-le"), "line 1 holds a NUL byte"),
+    "utf32.csv": (GOOD.encode("utf-32"), "UTF-32"),
+    "nul.csv": (GOOD + "\0\0", "line 14 holds a NUL byte"),
+    "excel.csv": (zipped(a_xml="x", b_xml="y"), "Excel workbook"),
+    "oldexcel.csv": (b"\xd0\xcf\x11\xe0" + bytes(500), "old Excel workbook"),
+    "gzip.csv": (gzip.compress(GOOD.encode()), "let its name end in .gz"),
+    "columns.csv": (parquet(ROWS), "let its name end in .parquet"),
+    "page.csv": ("<!DOCTYPE html>\n<html><body>, a, b</body></html>\n", "a web page"),
+    "page.json": ("\n<HTML>", "a web page"),
+    "page.parquet": ("<html>404</html>", "a web page"),
+    "paper.csv": (b"%PDF-1.4\n%\xe2\xe3", "a PDF"),
+    "pointer.parquet": ("version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "git lfs pull"),
+    "archive.csv.gz": (gzip.compress(b"a.csv" + bytes(252) + b"ustar" + bytes(250)), "tar archive"),
+    "none.csv.zip": (zipped(), "holds no files"),
+    "cut.csv.gz": (gzip.compress(GOOD.encode())[:60], "cut short: fetch it again"),
+    "half.parquet": (parquet(ROWS)[: len(parquet(ROWS)) // 2], "cut short: write or fetch it again"),
+    "comma.json": ('[{"question": "x", "answer": "y"},]', "no comma before a closing bracket"),
+    "single.json": ("[{'question': 'x'}]", "double quotes"),
+    "column.jsonl": (lines(ROWS) + '{"question": "x", "answer"}\n', "line 13, is not JSON: Expecting ':' delimiter at column 27"),
+    "blank.csv": ("\n\n", "blank.csv is blank"),
+    "title.csv": ("My export\nquestion,answer\nx,a\ny,b\n", "let the first line name the columns"),
+    "less.csv": ("question,answer\nx\ny\n", "2 empty answer: line 2, line 3"),
+    "uneven.json": ('{"question": ["x", "y"], "answer": ["a"]}', "same length"),
 }
 
 
@@ -413,3 +439,18 @@ def test_parquet_keeps_the_names_of_its_labels(tmp_path):
     made.to_parquet(tmp_path / "a.parquet")
     _, rows, report = read(tmp_path / "a.parquet")
     assert rows["answer"].tolist() == ["good", "bad"] and report.loc["empty answer", "rows"] == 2
+
+
+def test_links_that_lead_nowhere_and_files_that_may_not_be_read_are_said(tmp_path, monkeypatch):
+    write(tmp_path / "folder" / "a.csv", GOOD)
+    (tmp_path / "folder" / "b.csv").symlink_to(tmp_path / "gone.csv")
+    assert sources.load(tmp_path / "folder").passed_over == ["b.csv"]
+    with pytest.raises(sources.DataError, match="b.csv is a link to .*gone.csv, which is not there"):
+        sources.load(tmp_path / "folder" / "b.csv")
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources.fsspec, "open", refused)
+    with pytest.raises(sources.DataError, match="a.csv may not be read by you"):
+        sources.load(tmp_path / "folder" / "a.csv")
