@@ -57,42 +57,85 @@ def check_rows(tokenizer, rows):
     if tokenizer.chat_template is None:
         raise ValueError("The tokenizer has no chat template: choose the model's instruct version, which has one.")
     chats = [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
-    starts = tokenizer.apply_chat_template(rows["prompt"], add_generation_prompt=True, return_dict=False)
-    wholes = tokenizer.apply_chat_template(chats, return_dict=False)
-    patterns = [tuple(message["role"] for message in chat) for chat in chats]
-    neutral = {roles: _neutral(tokenizer, roles) for roles in set(patterns)}
-    specials = frozenset(tokenizer.all_special_ids)
-    for name, roles, start, ids in zip(rows["id"], patterns, starts, wholes, strict=True):
-        wrong = _wrong(tokenizer, specials, *neutral[roles], start, ids)
+    starts = tokenizer.apply_chat_template(rows["prompt"], add_generation_prompt=True, tokenize=False)
+    texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    wholes = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    expected = {}
+    for name, prompt, chat, start, text, ids in zip(rows["id"], rows["prompt"], chats, starts, texts, wholes, strict=True):
+        roles = tuple(message["role"] for message in chat)
+        kind = (roles, len(prompt))
+        if kind not in expected:
+            expected[kind] = _Expected(tokenizer, *kind)
+        wrong = expected[kind].wrong(start, text, ids)
         if wrong:
             raise ValueError(f"Row {name} cannot be trained on: {wrong}.")
     return {"tokens": [len(ids) for ids in wholes]}
 
 
-def _wrong(tokenizer, specials, expected, end, start, ids):
-    """What is wrong with training on `ids[len(start):]`, or None; expected, end: `_neutral` of a chat with these roles."""
-    if ids[: len(start)] != start:
-        return CHANGED
-    trained = ids[len(start) :]
-    if end is None:
-        return ENDLESS
-    if end not in trained:
-        return "the token that ends the turn is not trained on"
-    if trained.index(end) == 0:
-        return "no token of the answer is trained on"
-    if tokenizer.pad_token_id == end:
-        return "the padding token is the end of the turn, and would be masked with it"
-    begins = [position for position, token in enumerate(expected) if token == tokenizer.bos_token_id]
-    apart = all(after - before > 1 for before, after in pairwise(begins))
-    opens_turns = apart and len(begins) == expected.count(end)
-    if tokenizer.bos_token_id not in (None, end) and len(begins) != 1 and not opens_turns:
-        return f"the chat template puts {len(begins)} beginning-of-sequence tokens, not one"
-    surplus = Counter(token for token in ids if token in specials)
-    surplus.subtract(token for token in expected if token in specials)
-    for token, count in surplus.items():
-        if count:
-            return f"its text holds {tokenizer.convert_ids_to_tokens(token)}, which the tokenizer reads as a mark"
-    return None
+class _Expected:
+    """What all chats with the same roles must have in common: which special tokens, where the answer begins."""
+
+    def __init__(self, tokenizer, roles, asked):
+        """roles: of all messages; asked: how many of them are the prompt."""
+        self.tokenizer, self.specials = tokenizer, frozenset(tokenizer.all_special_ids)
+        ids, self.end = _neutral(tokenizer, roles)
+        self.marks = [token for token in ids if token in self.specials]
+        begins = [position for position, token in enumerate(ids) if token == tokenizer.bos_token_id]
+        opens_turns = all(after - before > 1 for before, after in pairwise(begins)) and len(begins) == ids.count(self.end)
+        self.begins = len(begins)
+        self.begins_rightly = tokenizer.bos_token_id in (None, self.end) or self.begins == 1 or opens_turns
+        # How a prompt ends: the text from its last special token on, and its tokens.
+        prompt = [{"role": role, "content": "word"} for role in roles[:asked]]
+        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        start = self._tokens(text)
+        places = [position for position, token in enumerate(start) if token in self.specials]
+        self.marks_before, self.opening, self.opening_ids = len(places), "", []
+        if places and tokenizer.is_fast:
+            self.opening = text[text.rfind(tokenizer.convert_ids_to_tokens(start[places[-1]])) :]
+            self.opening_ids = start[places[-1] :]
+
+    def _tokens(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _prompt_length(self, start, text, ids, places):
+        """Number of tokens of the prompt (text `start`), or None when the chat's `ids` do not begin with them.
+
+        A tokenizer cuts at special tokens first and reads each piece by itself. So when the special tokens are those
+        expected, only what follows the prompt's last one need be compared; tokenising every prompt would take as long again.
+        """
+        if self.opening and len(places) == len(self.marks) and text.startswith(start) and start.endswith(self.opening):
+            last = places[self.marks_before - 1]
+            length = last + len(self.opening_ids)
+            if ids[last:length] == self.opening_ids:
+                return length
+        prompt = self._tokens(start)
+        return len(prompt) if ids[: len(prompt)] == prompt else None
+
+    def wrong(self, start, text, ids):
+        """What is wrong with training on the answer of a chat, or None; start: text of its prompt, text, ids: of the whole."""
+        places = [position for position, token in enumerate(ids) if token in self.specials]
+        length = self._prompt_length(start, text, ids, places)
+        if length is None:
+            return CHANGED
+        if self.end is None:
+            return ENDLESS
+        trained = ids[length:]
+        if self.end not in trained:
+            return "the token that ends the turn is not trained on"
+        if trained[0] == self.end:
+            return "no token of the answer is trained on"
+        if self.tokenizer.pad_token_id == self.end:
+            return "the padding token is the end of the turn, and would be masked with it"
+        if not self.begins_rightly:
+            return f"the chat template puts {self.begins} beginning-of-sequence tokens, not one"
+        marks = [ids[position] for position in places]
+        if marks != self.marks:
+            surplus = Counter(marks)
+            surplus.subtract(self.marks)
+            for token, count in surplus.items():
+                if count:
+                    return f"its text holds {self.tokenizer.convert_ids_to_tokens(token)}, which the tokenizer reads as a mark"
+        return None
 
 
 def _neutral(tokenizer, roles):

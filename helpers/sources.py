@@ -12,10 +12,37 @@ from pathlib import Path
 
 import fsspec
 import pandas as pd
+import pyarrow.parquet
 import zstandard
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside data
+CLASS_FOLDERS = (
+    " One folder a class, with text files in it? This line, run in it, writes the CSV: "
+    "import pathlib, pandas; pandas.DataFrame([(p.read_text(encoding='utf-8'), p.parent.name) for p in "
+    "sorted(pathlib.Path('.').glob('*/*.txt'))], columns=['text', 'label']).to_csv('all.csv', index=False)"
+)
+FOREIGN = {  # how files of other kinds begin, and what to do
+    b"PK\x03\x04": "an Excel workbook or a zip: save the sheet as CSV (UTF-8), or end the zip's name in .zip",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV (UTF-8)",
+    b"\x1f\x8b": "compressed with gzip: let its name end in .gz",
+    b"PAR1": "Parquet: let its name end in .parquet",
+    b"%PDF": "a PDF: save its table as CSV (UTF-8)",
+    b"version https://git-lfs": "a pointer of Git LFS, not the data: run git lfs pull",
+    b"<!doctype html": "a web page, perhaps an error or a login: fetch the file itself",
+    b"<html": "a web page, perhaps an error or a login: fetch the file itself",
+    codecs.BOM_UTF32_LE: "UTF-32, not UTF-8: save it as UTF-8",
+    codecs.BOM_UTF16_LE: "UTF-16, not UTF-8: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16, not UTF-8: save it as UTF-8",
+}
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
+HINTS = {  # what a library says of a broken file, and what to do
+    "end-of-stream": "; it is cut short: fetch it again.",
+    "magic bytes not found": " It may be cut short: write or fetch it again.",
+    "size reported by footer": "; it is cut short: write or fetch it again.",
+    "Expecting": "; JSON wants double quotes, and no comma before a closing bracket.",
+    "is encrypted": "; unpack it first.",
+}
 UNREADABLE = (
     ValueError, OSError, EOFError, RuntimeError, csv.Error, lzma.LZMAError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError
 )
@@ -26,10 +53,14 @@ class DataError(ValueError):
 
 
 class Source:
-    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from."""
+    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from.
 
-    def __init__(self, parts):
+    Attributes besides: `files`, a list of (path, rows); `passed_over`, the names of files of a folder that were not read.
+    """
+
+    def __init__(self, parts, passed_over=()):
         self.files = [(path, len(table)) for path, table in parts]
+        self.passed_over = list(passed_over)
         self.table = pd.concat([table for _, table in parts], ignore_index=True)
         if self.table.empty:
             raise DataError(f"{parts[0][0].name} holds no row.")
@@ -48,13 +79,16 @@ def load(data_path):
     """Read a file, a folder of files, or a Hub dataset ("owner/name"). Returns a Source.
 
     Files: CSV, TSV, JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8.
+    Of a folder, hidden files, other endings and what `datasets` writes beside data (dataset_info.json) are passed over.
     Of a Hub dataset the split `train` is read. Raises DataError.
     """
     path = Path(data_path).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and _format(p))
+        inside = sorted(p for p in path.rglob("*") if not p.is_dir() and not p.name.startswith("."))
+        files = [file for file in inside if file.is_file() and _format(file) and file.name not in BESIDE_DATA]
         if not files:
-            raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.")
+            hint = CLASS_FOLDERS if any(path.glob("*/*.txt")) else ""
+            raise DataError(f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.{hint}")
         parts = [(file, _read(file)) for file in files]
         for file, table in parts[1:]:
             if set(table.columns) != set(parts[0][1].columns):
@@ -62,7 +96,7 @@ def load(data_path):
                     f"data_path {path.name}: {file.name} has the columns {listed(table.columns)}, but {files[0].name} "
                     f"has {listed(parts[0][1].columns)}: a folder is read as one table, so they must be the same."
                 )
-        return Source(parts)
+        return Source(parts, [str(file.relative_to(path)) for file in inside if file not in files])
     if path.is_file():
         if not _format(path):
             excel = " Save the sheet as CSV (UTF-8)." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
@@ -70,6 +104,10 @@ def load(data_path):
         return Source([(path, _read(path))])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(data_path)) and not _format(path):
         return Source([(path, _read_hub(str(data_path)))])
+    if path.is_symlink():
+        raise DataError(f"data_path {path.name} is a link to {path.readlink()}, which is not there: mend it or name the file itself.")
+    if path.exists():
+        raise DataError(f"data_path {path.name} is neither a file nor a folder.")
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     raise DataError(f"data_path {data_path}: there is no such file or folder." + (f" Did you mean {near[0]}?" if near else ""))
@@ -106,7 +144,8 @@ def _read(path):
             with zipfile.ZipFile(path) as archive:
                 count = len(archive.namelist())
             if count != 1:
-                raise DataError(f"{path.name} holds {count} files: a zip should hold one; or unpack it in a folder.")
+                raise DataError(f"{path.name} holds {count or 'no'} files: a zip should hold one; or unpack it in a folder.")
+        _foreign(path, kind)
         if kind == "csv":
             separator = _separator(path)
             with _text(path) as stream:
@@ -114,21 +153,27 @@ def _read(path):
             twice = [name for name in header if name and header.count(name) > 1]
             if twice:
                 raise DataError(f"{path.name}: the column {twice[0]!r} stands more than once in the header: rename one.")
-            if len(header) == 1 and re.search("[;\t|]", header[0]):
-                raise DataError(f"{path.name}: the columns seem to be separated by something else than the ending says.")
+            other = re.search("[;\t|,]", header[0]) if len(header) == 1 else None
+            if other:
+                raise DataError(
+                    f"{path.name}: the columns seem to be separated by something else than the ending says, {other[0]!r} "
+                    f"instead of {separator!r}: save it with commas as .csv or with tabs as .tsv."
+                )
             table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
             if not isinstance(table.index, pd.RangeIndex):
-                raise DataError(f"{path.name}: the rows have more fields than the header: quote texts that hold a comma.")
+                raise DataError(f"{path.name}: the rows have more fields than the header: quote texts that hold a comma, and let the first line name the columns.")
             if separator == "\t":
                 _swallowed(path, table)
             return table
         if kind == "parquet":
-            return pd.read_parquet(path)
+            return _with_names(pd.read_parquet(path), pyarrow.parquet.read_schema(path))
         return _read_lines(path) if kind == "jsonl" else _read_json(path)
     except UnicodeDecodeError:
         raise DataError(_not_utf8(path)) from None
     except DataError:
         raise
+    except PermissionError:
+        raise DataError(f"{path.name} may not be read by you: change its permissions, for example with chmod u+r.") from None
     except UNREADABLE as error:
         reason = " ".join(str(error).replace(f"{path.parent}/", "").split())[:160] or type(error).__name__
         reason = reason.removeprefix("Error tokenizing data. C error: ")
@@ -140,7 +185,25 @@ def _read(path):
             ) from None
         if reason.startswith("EOF inside string"):
             raise DataError(f"{path.name}: a quotation mark is opened in row {int(reason.split()[-1])} and never closed.") from None
-        raise DataError(f"{path.name} cannot be read as {kind}: {reason}") from None
+        if reason.startswith("No columns to parse"):
+            raise DataError(f"{path.name} is blank: its first line should name the columns.") from None
+        hint = next((hint for sign, hint in HINTS.items() if sign in reason), "")
+        raise DataError(f"{path.name} cannot be read as {kind}: {reason}{hint}") from None
+
+
+def _foreign(path, kind):
+    """Raises DataError when the file begins like one of another kind, or is no text although its ending says so."""
+    with fsspec.open(str(path), "rb", compression="infer") as stream:
+        head = stream.read(4096)
+    start = head.lstrip().lower() if head.lstrip()[:1] == b"<" else head
+    for sign, what in FOREIGN.items():
+        if start.startswith(sign) and not (kind == "parquet" and sign == b"PAR1"):
+            raise DataError(f"{path.name} is {what}, and run again.")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path.name} is a tar archive: unpack it in a folder, and name the folder.")
+    if kind != "parquet" and b"\0" in head:
+        line = head[: head.index(b"\0")].count(b"\n") + 1
+        raise DataError(f"{path.name} is no UTF-8 text: line {line} holds a NUL byte (UTF-16, or damaged?); save it as UTF-8.")
 
 
 def _swallowed(path, table):
@@ -164,8 +227,9 @@ def _read_lines(path, chunk=50_000):
             try:
                 record = json.loads(line)
             except ValueError as error:
+                what = f"{error.msg.removesuffix(' at')} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
                 hint = " (One object over several lines? Then the ending should be .json.)" if number == 1 else ""
-                raise DataError(f"{path.name}, line {number}, is not JSON: {error}.{hint}") from None
+                raise DataError(f"{path.name}, line {number}, is not JSON: {what}.{hint}") from None
             if not isinstance(record, dict):
                 raise DataError(f"{path.name}, line {number}, should be an object {{...}}, but is {line.strip()[:40]}.")
             records.append(record)
@@ -194,17 +258,25 @@ def _read_json(path):
 
 
 def _read_hub(name):
-    from datasets import ClassLabel, load_dataset
+    from datasets import load_dataset
 
     try:
         dataset = load_dataset(name, split="train")
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"data_path {name} is no file here and could not be had from the Hub as a dataset ({reason}).") from None
-    table = dataset.to_pandas()
-    for column, feature in dataset.features.items():
-        if isinstance(feature, ClassLabel):
-            table[column] = [feature.names[i] if 0 <= i < len(feature.names) else None for i in table[column]]
+    return _with_names(dataset.to_pandas(), dataset.features.arrow_schema)
+
+
+def _with_names(table, schema):
+    """The table with the names of class labels, where `datasets` left them in the Arrow schema, in place of their numbers."""
+    if b"huggingface" in (schema.metadata or {}):
+        from datasets import ClassLabel, Features
+
+        for column, feature in Features.from_arrow_schema(schema).items():
+            if isinstance(feature, ClassLabel):
+                names = dict(enumerate(feature.names))
+                table[column] = [names.get(number) for number in table[column]]  # -1: not labelled
     return table
 
 
@@ -212,8 +284,6 @@ def _not_utf8(path):
     """The sentence for a file that is not UTF-8: which line, and what it looks like."""
     with fsspec.open(str(path), "rb", compression="infer") as stream:
         for number, line in enumerate(stream, 1):
-            if number == 1 and line[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                return f"{path.name} is UTF-16, not UTF-8: save it as UTF-8 and run again."
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:

@@ -95,6 +95,32 @@ def spoiled(tokenizer, template):
     return other
 
 
+def test_the_check_of_many_rows_agrees_with_tokenising_each_prompt(tokenizer):
+    """Whatever stands before the answer: a mark, blanks that the tokenizer joins to the answer, words, nothing at all."""
+    prompts = [chat.messages("", text) for text in ("Hm?", " x\n", "assistant\n\n", "日本 🙂", "word")]
+    prompts.append([*prompts[0], *ANSWER, *prompts[1]])
+    answers = ["yes", " yes", "\nyes", "  \n\n x", "1", "é", "s"]
+    end = tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer))
+    other, changed = spoiled(tokenizer, None), []
+    for opening in (f"{end}A:\n\n", f"{end}A: ", f"{end}", f"{end}\n", "\n### Response:\n", "", f"{end}1", f"{end}A:\n"):
+        template = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}" + opening + "{{ m['content'] }}" + end
+        template += "{% else %}{{ m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}" + opening + "{% endif %}"
+        other.chat_template = template
+        for prompt in prompts:
+            for text in answers:
+                completion = [{"role": "assistant", "content": text}]
+                said = []
+                for way in (chat.trained_tokens, check):
+                    try:
+                        way(other, prompt, completion)
+                        said.append(False)
+                    except ValueError as error:
+                        said.append(chat.CHANGED in str(error))
+                assert said[0] == said[1], (opening, prompt, text)
+                changed.append(said[0])
+    assert 20 < sum(changed) < len(changed) - 20
+
+
 def test_a_template_that_cannot_teach_is_refused(llama3_tokenizer):
     llama3_tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
     right, prompt = llama3_tokenizer.chat_template, chat.messages("", "Hm?")

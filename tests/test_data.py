@@ -3,6 +3,8 @@
 import gzip
 import json
 import lzma
+import subprocess
+import sys
 import zipfile
 
 import pandas as pd
@@ -201,13 +203,14 @@ BROKEN = {
     "noanswer.csv": (GOOD.replace("answer", "antwort", 1), "no column 'answer'; the columns are: question, antwort"),
     "semicolons.csv": (GOOD.replace(",", ";"), "separated by something else"),
     "tabs.csv": (GOOD.replace(",", "\t"), "separated by something else"),
+    "commas.tsv": (GOOD, "',' instead of"),
     "european.csv": ("question;answer\nx, y, z;a\nw;b\n", "separated by something else"),
     "swallowed.tsv": ('question\tanswer\n"x\ta\ny\tb\nz"\tc\n', "row 1 begins with a quotation mark"),
     "neither.csv": ("frage,antwort\nx,a\n", "no column 'question' and no column 'answer'"),
-    "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2, is not JSON"),
+    "nul.jsonl": (b'{"question": "x", "answer": "y"}\n\x00\n', "line 2 holds a NUL byte"),
     "twice.csv": ("question,question,answer\nx,y,a\n", "'question' stands more than once"),
     "allempty.csv": ("question,answer\n,a\n,b\n", "no usable row: 2 empty question"),
-    "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question, 1 empty answer"),
+    "blanks.csv": ('question,answer\n"  ",a\nx,"\t"\n', "1 empty question: line 2; 1 empty answer: line 3"),
     "oneclass.csv": ("question,answer\nx,a\ny,a\n", "Every answer is 'a'"),
     "more.csv": ("question,answer\nx,a,c\ny,b,d\n", "more fields than the header"),
     "comma.csv": ("question,answer\nx,a\nhello, there,b\n", "line 3, has 3 fields"),
@@ -230,14 +233,39 @@ BROKEN = {
     "bad.csv.zst": ("question,answer", "cannot be read as csv"),
     "emoji.jsonl": ('{"question": "hi \\ud83d", "answer": "x"}\n', "1 wrong type"),
     "two.csv.zip": (zipped(a_csv=GOOD, b_csv=GOOD), "two.csv.zip holds 2 files"),
-    "string.jsonl": (lines([{"messages": "hi"}]), "1 wrong type"),
-    "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "1 wrong type"),
-    "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer"),
+    "string.jsonl": (lines([{"messages": "hi"}]), "'hi' is no list of turns"),
+    "role.jsonl": (lines([{"messages": chat(("wizard", "x"))}]), "turn 1 has the role 'wizard'"),
+    "unanswered.jsonl": (lines([{"messages": chat(("user", "x"))}]), "1 empty answer: line 1 .no turn of the assistant"),
     "nochat.jsonl": (lines([{"conversations": []}]), "1 empty question"),
-    "floats.jsonl": (lines([{"question": "a", "answer": 1.5}]), "1 wrong type. Both must be text"),
+    "floats.jsonl": (lines([{"question": "a", "answer": 1.5}]), "1 wrong type: line 1 .1.5 is no text.. Question and answer must be text"),
     "null.jsonl": (lines([{"question": None, "answer": "x"}]), "1 empty question"),
     "objects.jsonl": (lines([{"question": {"a": 1}, "answer": ["x"]}]), "1 wrong type"),
     "emptydir": ("folder", "no file in this folder"),
+    "folder.csv": ("folder", "no file in this folder"),
+    "utf16.json": (json.dumps(ROWS).encode("utf-16"), "UTF-16"),
+    "nobom16.csv": (GOOD.encode("utf-16-le"), "line 1 holds a NUL byte"),
+    "utf32.csv": (GOOD.encode("utf-32"), "UTF-32"),
+    "nul.csv": (GOOD + "\0\0", "line 14 holds a NUL byte"),
+    "excel.csv": (zipped(a_xml="x", b_xml="y"), "Excel workbook"),
+    "oldexcel.csv": (b"\xd0\xcf\x11\xe0" + bytes(500), "old Excel workbook"),
+    "gzip.csv": (gzip.compress(GOOD.encode()), "let its name end in .gz"),
+    "columns.csv": (parquet(ROWS), "let its name end in .parquet"),
+    "page.csv": ("<!DOCTYPE html>\n<html><body>, a, b</body></html>\n", "a web page"),
+    "page.json": ("\n<HTML>", "a web page"),
+    "page.parquet": ("<html>404</html>", "a web page"),
+    "paper.csv": (b"%PDF-1.4\n%\xe2\xe3", "a PDF"),
+    "pointer.parquet": ("version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "git lfs pull"),
+    "archive.csv.gz": (gzip.compress(b"a.csv" + bytes(252) + b"ustar" + bytes(250)), "tar archive"),
+    "none.csv.zip": (zipped(), "holds no files"),
+    "cut.csv.gz": (gzip.compress(GOOD.encode())[:60], "cut short: fetch it again"),
+    "half.parquet": (parquet(ROWS)[: len(parquet(ROWS)) // 2], "cut short: write or fetch it again"),
+    "comma.json": ('[{"question": "x", "answer": "y"},]', "no comma before a closing bracket"),
+    "single.json": ("[{'question': 'x'}]", "double quotes"),
+    "column.jsonl": (lines(ROWS) + '{"question": "x", "answer"}\n', "line 13, is not JSON: Expecting ':' delimiter at column 27"),
+    "blank.csv": ("\n\n", "blank.csv is blank"),
+    "title.csv": ("My export\nquestion,answer\nx,a\ny,b\n", "let the first line name the columns"),
+    "less.csv": ("question,answer\nx\ny\n", "2 empty answer: line 2, line 3"),
+    "uneven.json": ('{"question": ["x", "y"], "answer": ["a"]}', "same length"),
 }
 
 
@@ -317,3 +345,112 @@ def test_remarks_name_what_a_careful_reader_would_ask():
     assert "1 questions have more than one answer, for example rows u, v" in said
     assert "['Yes', 'yes', 'yes ']" in said and "Too rare" in said
     assert data.remarks(rows.drop_duplicates("question"), None) == []
+
+
+def test_few_rows_of_many_classes_are_labels_and_short_free_answers_are_not():
+    assert len(data.labels([f"class {i % 20}" for i in range(60)])) == 20
+    assert data.labels([str(i * i % 97) for i in range(60)] + ["5000"]) is None  # sums: some answers stand alone
+    assert data.labels(['{"a": 1}', '{"a": 2}'] * 10) is None
+    assert data.labels([f"Name {i % 45}" for i in range(60)]) is None
+
+
+def test_dolly_and_preference_pairs_are_recognised(tmp_path):
+    dolly = [{"instruction": f"Ask {i}", "context": "In May." if i else "", "response": f"r{i}", "category": "qa"} for i in range(3)]
+    pairs = [{"prompt": f"p{i}", "chosen": f"good{i}", "rejected": "bad"} for i in range(3)]
+    for records, questions, answers in (
+        (dolly, ["Ask 0", "Ask 1\n\nIn May.", "Ask 2\n\nIn May."], ["r0", "r1", "r2"]),
+        (pairs, ["p0", "p1", "p2"], ["good0", "good1", "good2"]),
+    ):
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        source = sources.load(tmp_path / "a.jsonl")
+        rows, _ = data.rows(source, *data.shape_of(source.table.columns, "auto", "question", "answer"))
+        assert rows["question"].tolist() == questions and rows["answer"].tolist() == answers
+
+
+def test_files_beside_the_data_are_passed_over_and_class_folders_get_a_hint(tmp_path):
+    (tmp_path / "a.csv").write_text("question,answer\nq,a\n")
+    for name in ("dataset_info.json", "README.md", "LICENSE"):
+        (tmp_path / name).write_text("{}")
+    source = sources.load(tmp_path)
+    assert [path.name for path, _ in source.files] == ["a.csv"]
+    assert source.passed_over == ["LICENSE", "README.md", "dataset_info.json"]
+    (tmp_path / "classes" / "spam").mkdir(parents=True)
+    (tmp_path / "classes" / "spam" / "1.txt").write_text("hi")
+    with pytest.raises(sources.DataError, match="One folder a class") as caught:
+        sources.load(tmp_path / "classes")
+    line = str(caught.value).partition("writes the CSV: ")[2]
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path / "classes", check=True)
+    assert (tmp_path / "classes" / "all.csv").read_text() == "text,label\nhi,spam\n"
+
+
+def test_every_dropped_chat_says_what_was_found(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    dropped = {
+        "turn 2 (assistant) has tool calls": [*chat(("user", "x")), call, *chat(("assistant", "y"))],
+        "turn 3 has the role 'tool', not system, user or assistant": chat(("user", "x"), ("assistant", "y"), ("tool", "z")),
+        "the last turn has no text": chat(("user", "x"), ("assistant", None)),
+        "turn 1 (user) has no text": chat(("user", None), ("assistant", "y")),
+        "no turn of the assistant": chat(("system", "s"), ("user", "x")),
+        "no turn": [],
+        "turn 1 is no object with a role and a text": ["hi"],
+    }
+    for said, turns in dropped.items():
+        records = [{"messages": turns}, *SHAPES["messages"]]
+        for path in (write(tmp_path / "a.jsonl", lines(records)), write(tmp_path / "a.json", json.dumps(records))):
+            _, rows, report = read(path)
+            assert len(rows) == len(ROWS) and any(f"1 ({said})" in place for place in report["first places"]), report
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_of_squads_answers_the_first_is_taken(tmp_path, ending):
+    texts = [["In May", "May"], ["Ada", "Ada"], []]
+    records = [
+        {"question": f"q{i}?", "context": "Ada came in May.", "answers": {"text": text, "answer_start": [1] * len(text)}}
+        for i, text in enumerate(texts)
+    ]
+    _, rows, report = read(write(tmp_path / f"a.{ending}", lines(records) if ending == "jsonl" else parquet(records)))
+    assert rows["question"].tolist() == ["q0?\n\nAda came in May.", "q1?\n\nAda came in May."]
+    assert rows["answer"].tolist() == ["In May", "Ada"]
+    assert report.loc["empty answer", "rows"] == 1 and report.loc["several answers, the first taken", "rows"] == 1
+
+
+def test_a_class_that_a_part_may_miss_is_remarked_on():
+    rows = pd.DataFrame({"id": map(str, range(43)), "question": map(str, range(43)), "answer": ["a", "b"] * 20 + ["c"] * 3})
+    assert ["'c'" in said for said in data.remarks(rows, ["a", "b", "c"])] == [True]
+    assert not data.remarks(rows[:40], ["a", "b"])
+
+
+def test_a_column_named_by_hand_is_never_passed_over():
+    dolly, trec = ("instruction", "context", "response", "category"), ("text", "coarse_label", "fine_label")
+    assert data.shape_of(trec, "auto", "question", "fine_label") == ("question_answer", ("text", "fine_label"))
+    assert data.shape_of(("label", "text", "question"), "auto", "text", "answer") == ("question_answer", ("text", "label"))
+    assert data.shape_of(("input", "text"), "auto", "input", "text") == ("question_answer", ("input", "text"))
+    with pytest.raises(sources.DataError, match="no column 'answer'; the columns are: text, coarse_label"):
+        data.shape_of(trec, "auto", "question", "answer")
+    with pytest.raises(sources.DataError, match="no column 'question'; the columns are: instruction"):
+        data.shape_of(dolly, "auto", "question", "category")
+
+
+def test_parquet_keeps_the_names_of_its_labels(tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    made = datasets.Dataset.from_dict({"text": ["x", "y", "z", "w"], "label": [1, 0, -1, None]}, features=features)
+    made.to_parquet(tmp_path / "a.parquet")
+    _, rows, report = read(tmp_path / "a.parquet")
+    assert rows["answer"].tolist() == ["good", "bad"] and report.loc["empty answer", "rows"] == 2
+
+
+def test_links_that_lead_nowhere_and_files_that_may_not_be_read_are_said(tmp_path, monkeypatch):
+    write(tmp_path / "folder" / "a.csv", GOOD)
+    (tmp_path / "folder" / "b.csv").symlink_to(tmp_path / "gone.csv")
+    assert sources.load(tmp_path / "folder").passed_over == ["b.csv"]
+    with pytest.raises(sources.DataError, match="b.csv is a link to .*gone.csv, which is not there"):
+        sources.load(tmp_path / "folder" / "b.csv")
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources.fsspec, "open", refused)
+    with pytest.raises(sources.DataError, match="a.csv may not be read by you"):
+        sources.load(tmp_path / "folder" / "a.csv")
