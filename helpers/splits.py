@@ -19,6 +19,7 @@ HASHES = 3  # of MinHash that must agree for a pair to be compared
 MOST_HASHES = 1500  # so thresholds below about 0.55 are not held to MISSED
 WINDOW = 32  # when more texts agree, each is compared with so many of them
 FEATURES = 2**20
+PUNCTUATION = str.maketrans("", "", "!\"#%&'()*,-./:;?@[\\]_{}–—‘’“”„«»¿¡、。")  # an unpunctuated copy is a copy
 ROUNDING = 1e-5  # of float32 cosines
 
 
@@ -68,7 +69,8 @@ class Similarity:
 def near_duplicate_groups(texts, threshold, similarity=None):
     """Group numbers (array of int, one per text): texts linked by similarity ≥ `threshold` share one.
 
-    texts: list of str; threshold: 0–1. Texts that differ only in case, blanks or Unicode form always do. All pairs are
+    texts: list of str; threshold: 0–1. Texts that differ only in case, punctuation, blanks or
+    Unicode form always do. All pairs are
     compared when that takes at most ALL_PAIRS multiplications; else those that MinHash proposes, see `found_share`.
     The groups depend on the texts alone, not on their order or on a seed.
     """
@@ -149,8 +151,9 @@ def split(rows, groups, label_set, validation_fraction, test_fraction, seed):
 
 
 def _folded(text):
-    """The text as it is compared: one Unicode form, without case, single blanks."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """The text as it is compared: one Unicode form, without case and (unless nothing else is there) punctuation, single blanks."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(plain.translate(PUNCTUATION).split()) or " ".join(plain.split())
 
 
 def _chunks(texts, characters=2_000_000, count=20_000):

@@ -129,6 +129,9 @@ def test_largest_similarity_finds_the_copy():
 def test_what_differs_in_form_only_is_always_one_group():
     texts = ["Café au lait", "CAFE\u0301  AU LAIT", "tea", "coffee"]
     assert splits.near_duplicate_groups(texts, 1.0)[0] == splits.near_duplicate_groups(texts, 1.0)[1]
+    texts = ["Ha! No hot water - since 3.15, 'they' said?", "ha no hot water  since 315 they said", "???", " ??? ", "!!!", "2 + 3"]
+    groups = splits.near_duplicate_groups(texts, 1.0)
+    assert groups[0] == groups[1] and groups[2] == groups[3] and len(set(groups)) == 4
 
 
 def test_a_large_group_trains_and_the_shares_stay():
