@@ -102,6 +102,7 @@ def find(model_id):
 
 def quiet():
     """Keep library chatter (progress of loading, a kernel that bitsandbytes looks for) out of the notebooks."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler of 03 notes its start and end
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
