@@ -1,9 +1,11 @@
-"""Store the outputs of a real run of the committed notebooks in them: python -m helpers.refresh
+"""Store the outputs of a real run of the committed notebooks in them: python -m helpers.refresh [--from 04]
 
 Runs the five notebooks on their defaults, without an injected cell, and writes outputs back
-only when all five succeeded. Also brings set-up cells and badges in line with pyproject.toml.
+only when all succeeded. Also brings set-up cells and badges in line with pyproject.toml.
+--from leaves the notebooks before that one as they are; their results must be in the run directory.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -60,12 +62,15 @@ def main():
     import papermill
     from traitlets.config import Config
 
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--from", dest="first", default="01", choices=[name[:2] for name in params.NOTEBOOKS])
+    first = parser.parse_args().first
     run_dir = artefacts.run_directory()
     os.environ.update(COURSE_RUN_DIR=str(run_dir), HF_HUB_OFFLINE="1")
     url, ref = repository()
     (run_dir / "notebooks").mkdir(exist_ok=True)
     done = {}
-    for name in params.NOTEBOOKS:
+    for name in (name for name in params.NOTEBOOKS if name[:2] >= first):
         print(f"{name}: running", flush=True)
         output = run_dir / "notebooks" / f"{name}.ipynb"
         papermill.execute_notebook(

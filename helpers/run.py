@@ -155,6 +155,7 @@ def execute(notebook, run_dir, parameters):
             str(FOLDER / f"{notebook}.ipynb").replace("{", "{{").replace("}", "}}"),
             str(output).replace("{", "{{").replace("}", "}}"),
             parameters=parameters, kernel_name="python3", cwd=str(FOLDER), progress_bar=False, stderr_file=sys.stderr,
+            shutdown_kernel="immediate",  # after Ctrl-C a kernel still at work would fill the screen with its end
             # or the kernel warns on every start that others on this machine could listen in
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
