@@ -99,6 +99,10 @@ def test_training_resumed_is_training_unbroken(tmp_path):
         assert same == losses and all(map(torch.equal, weights, again)), resume
 
 
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background inherit that it is ignored
+
+
 def test_a_killed_kernel_and_ctrl_c_are_said_and_no_kernel_stays(tiny, tmp_path):
     rows = [f"thing {i},{'up' if i % 2 else 'down'}" for i in range(40)]
     (tmp_path / "mine.csv").write_bytes("\r\n".join(["text,label", *rows]).encode() + b"\r\n")
@@ -107,7 +111,7 @@ def test_a_killed_kernel_and_ctrl_c_are_said_and_no_kernel_stays(tiny, tmp_path)
     command = [sys.executable, "-m", "helpers.run", "--params", "mine.yaml", "--run-dir", str(out), "--until", "01"]
 
     def start_and_send(target, number):
-        runner = subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE)
+        runner = subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
         me, deadline = psutil.Process(runner.pid), time.monotonic() + 90
         while not (out / "01_data" / ".lock.pid").is_file() and time.monotonic() < deadline:
             time.sleep(0.1)
