@@ -111,7 +111,7 @@ def test_a_killed_kernel_and_ctrl_c_are_said_and_no_kernel_stays(tiny, tmp_path)
     command = [sys.executable, "-m", "helpers.run", "--params", "mine.yaml", "--run-dir", str(out), "--until", "01"]
 
     def start_and_send(target, number):
-        runner = subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
+        runner = subprocess.Popen(command, cwd=tmp_path, text=True, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)  # noqa: PLW1509 - no threads here
         me, deadline = psutil.Process(runner.pid), time.monotonic() + 90
         while not (out / "01_data" / ".lock.pid").is_file() and time.monotonic() < deadline:
             time.sleep(0.1)
