@@ -34,7 +34,7 @@ def test_03_alone_says_what_to_run_first(tmp_path):
 def test_a_broken_file_is_said_in_one_sentence(tmp_path):
     (tmp_path / "mine.csv").write_text("text,wert\nx,y\n")
     done = run("--run-dir", tmp_path / "run", "-p", "data_path", "mine.csv", "--until", "01", cwd=tmp_path)
-    assert done.returncode == 1 and "no column 'question' and no column 'answer'; the columns are: text, wert." in done.stderr
+    assert done.returncode == 1 and "There is no column 'answer'; the columns are: text, wert." in done.stderr
 
 
 def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
