@@ -1,4 +1,4 @@
-"""How time and memory grow: python tests/benchmarks/growth.py [--rows 64 128 256 512] [--lengths 64 128 256 512] [--out FOLDER]
+"""How time and memory grow: python tests/benchmarks/growth.py [--rows 120 240 …] [--lengths 1 2 …] [--out FOLDER]
 
 Notebook 03 (one epoch, one evaluation) on more and more rows of data/inbox.csv, and on the same number of rows with longer
 and longer questions (several of inbox.csv in one); the answers of the base model to more and more of the rows; peak
@@ -55,27 +55,22 @@ def train(folder, rows, together, max_length):
 
 def answers(rows):
     """Seconds of 05's way of asking for answers to `rows` questions; printed as JSON, in a process of its own."""
-    import resource
-
-    import torch
+    import pandas as pd
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import asking, hardware, models
+    from helpers import asking, hardware, memory, models
 
     models.quiet()
-    import pandas as pd
 
     base = models.find(models.DEFAULT_MODEL)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=hardware.pick_precision()[0])
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.padding_side = "left"
     asked = [[{"role": "user", "content": text}] for text in pd.read_csv(INBOX)["question"][:rows]]
-    torch.manual_seed(0)
     asking.answer(model, tokenizer, asked[:16], 4, 16)
     began = time.monotonic()
     asking.answer(model, tokenizer, asked, 4, 16)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"rows": rows, "seconds": round(time.monotonic() - began, 2), "peak_memory_mb": peak}))
+    seconds = round(time.monotonic() - began, 2)
+    print(json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": round(memory.peak_mb())}))
 
 
 def exponent(found, size):
