@@ -1,0 +1,108 @@
+"""Exercises, written once: python -m helpers.exercises [--run | --check]
+
+A solution notebook, notebooks/exercises/NAME_solution.ipynb, holds tasks, starting points, solutions and checks. The
+learners' NAME.ipynb is made from it: cells tagged "solution" are left out, and so are all outputs. Without an option the
+learners' versions are written; --run runs the solutions first and stores their outputs; --check writes nothing and fails
+when a learners' version is out of step.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+
+from helpers import artefacts, refresh
+
+FOLDER = artefacts.REPOSITORY / "notebooks" / "exercises"
+
+
+class NotYet(AssertionError):
+    """An answer is missing or wrong. In a notebook only its sentence is shown, without a traceback."""
+
+    def _render_traceback_(self):
+        return [f"Not yet: {self}"]
+
+
+def expect(condition, hint):
+    """Go on when `condition` holds; otherwise raise NotYet with `hint` (str), which must not give the answer away."""
+    if not condition:
+        raise NotYet(hint)
+
+
+def solutions():
+    """The solution notebooks (sorted list of Path)."""
+    return sorted(FOLDER.glob("*_solution.ipynb"))
+
+
+def learners(solution):
+    """The learners' version (NotebookNode) of the notebook at `solution` (Path)."""
+    from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
+
+    notebook = nbformat.read(solution, 4)
+    for preprocessor in (TagRemovePreprocessor(remove_cell_tags=["solution"]), ClearOutputPreprocessor()):
+        notebook, _ = preprocessor.preprocess(notebook, {})
+    name, (url, ref) = learners_path(solution).stem, refresh.repository()
+    refresh.in_line(notebook, f"exercises/{name}", url, ref)
+    return notebook
+
+
+def learners_path(solution):
+    """Where the learners' version of the notebook at `solution` (Path) lies (Path)."""
+    return solution.with_name(solution.name.replace("_solution", ""))
+
+
+def out_of_step():
+    """Names of the learners' versions that are missing or not what their solution gives (list of str)."""
+    found = []
+    for solution in solutions():
+        path = learners_path(solution)
+        if not path.is_file() or nbformat.read(path, 4) != learners(solution):
+            found.append(path.name)
+    return found
+
+
+def run(solution):
+    """Run the notebook at `solution` (Path) and store its outputs in it. Raises papermill's error when a cell fails."""
+    import papermill
+    from traitlets.config import Config
+
+    url, ref = refresh.repository()
+    part = solution.with_name(f"{solution.name}.part")
+    try:
+        papermill.execute_notebook(
+            str(solution), str(part), kernel_name="python3", cwd=str(FOLDER), progress_bar=False, stderr_file=sys.stderr,
+            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+        )
+        notebook = nbformat.read(part, 4)
+        refresh.in_line(notebook, f"exercises/{solution.stem}", url, ref)
+        refresh.clean(notebook)
+        nbformat.write(notebook, part)
+        os.replace(part, solution)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main():
+    """Returns the exit code: 1 when --check finds a learners' version out of step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", nargs="*", metavar="NAME", help="run these solutions first, all without a name")
+    parser.add_argument("--check", action="store_true", help="only say which learners' versions are out of step")
+    options = parser.parse_args()
+    if options.check:
+        wrong = out_of_step()
+        print("out of step: " + ", ".join(wrong) if wrong else "all learners' versions are in step")
+        return bool(wrong)
+    os.environ.update(COURSE_RUN_DIR=str(artefacts.run_directory()), HF_HUB_OFFLINE="1")
+    for solution in solutions():
+        if options.run is not None and (not options.run or learners_path(solution).stem in options.run):
+            print(f"{solution.stem}: running", flush=True)
+            run(solution)
+        nbformat.write(learners(solution), Path(learners_path(solution)))
+    print("wrote", ", ".join(learners_path(path).name for path in solutions()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
