@@ -1,0 +1,80 @@
+"""03's loss, taken from the notebook's own cells: the same loss and gradient as the model's, whatever the batch."""
+
+import nbformat
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from helpers import artefacts
+
+
+@pytest.fixture(params=["eager", "sdpa"])
+def notebook(request, tiny):
+    """What 03 defines for its loss (dict), with a tiny model in float32 and the attention of the parameter."""
+    dtype, attention = torch.float32, request.param
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, attn_implementation=attention)
+    names = {"torch": torch, "dtype": dtype, "attention": attention, "gpu": False, "model": model}
+    wanted = ("def attend(", "AttentionMaskInterface.register(", "def answer_loss(")
+    for cell in nbformat.read(artefacts.REPOSITORY / "notebooks" / "03_train.ipynb", 4).cells:
+        if cell.cell_type == "code" and any(part in cell.source for part in wanted):
+            exec(cell.source, names)
+    return names
+
+
+def batch(*rows):
+    """A batch padded on the right, of rows given as (prompt, answer) lists of token ids."""
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    pad = lambda values, value: values + [value] * (longest - len(values))
+    found = {"input_ids": [], "attention_mask": [], "labels": []}
+    for prompt, answer in rows:
+        found["input_ids"].append(pad(prompt + answer, 2))
+        found["attention_mask"].append(pad([1] * len(prompt + answer), 0))
+        found["labels"].append(pad([-100] * len(prompt) + answer, -100))
+    return {name: torch.tensor(value) for name, value in found.items()}
+
+
+BATCHES = {
+    "a beginning in common": batch(([1, 5, 6, 7, 8], [9, 2]), ([1, 5, 6, 17, 18, 19, 20], [10, 2]), ([1, 5, 6, 4], [2])),
+    "nothing in common": batch(([3, 4], [5, 2]), ([6, 7, 8], [9, 10, 2])),
+    "the same prompt": batch(([1, 5, 6], [7, 2]), ([1, 5, 6], [8, 9, 2])),
+    "the same row twice": batch(([1, 5, 6], [7, 2]), ([1, 5, 6], [7, 2])),
+    "one row": batch(([1, 5, 6], [7, 2])),
+    "answers of several turns": {
+        "input_ids": torch.tensor([[1, 5, 6, 7, 8, 9, 10], [1, 5, 6, 11, 8, 12, 2]]),
+        "attention_mask": torch.tensor([[1] * 7, [1] * 6 + [0]]),
+        "labels": torch.tensor([[-100, -100, 6, -100, -100, 9, 10], [-100, -100, 6, 11, -100, 12, -100]]),
+    },
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("share", [True, False])
+def test_loss_and_gradient_are_the_models_own(notebook, name, share):
+    model, rows = notebook["model"], BATCHES[name]
+
+    def gradient(loss):
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+
+    loss, tokens = notebook["answer_loss"](model, rows, share)
+    model.set_attn_implementation(notebook["attention"])  # without anything of the notebook's
+    alone = model(**rows).loss
+    assert tokens.sum() == (rows["labels"][:, 1:] != -100).sum()
+    torch.testing.assert_close(loss.sum() / tokens.sum(), alone)
+    torch.testing.assert_close(gradient(loss.sum() / tokens.sum()), gradient(alone), rtol=1e-4, atol=1e-6)
+    one = [model(**{key: value[i : i + 1] for key, value in rows.items()}).loss * tokens[i] for i in range(len(tokens))]
+    torch.testing.assert_close(loss, torch.stack(one))
+
+
+def test_what_rows_have_in_common(notebook):
+    shared = {name: notebook["common_beginning"](rows["input_ids"], rows["labels"]) for name, rows in BATCHES.items()}
+    assert shared == {"a beginning in common": 3, "nothing in common": 0, "the same prompt": 2, "the same row twice": 2,
+                      "one row": 2, "answers of several turns": 1}
+
+
+def test_a_batch_as_usual_is_read_as_usual(notebook):
+    model, rows = notebook["model"], BATCHES["nothing in common"]
+    ours = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+    model.set_attn_implementation(notebook["attention"])
+    alone = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+    kept = rows["attention_mask"].bool()
+    torch.testing.assert_close(ours[kept], alone[kept])
