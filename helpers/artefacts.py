@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -254,6 +255,15 @@ class Step:
         for earlier in NEEDS[needed]:
             if manifest["inputs"][earlier] != fingerprint(read_manifest(self.run_dir, earlier)):
                 raise ArtefactError(f"{earlier} was run again after {needed}: run {needed} again.")
+
+    def check_space(self, size):
+        """Raise ArtefactError when `size` bytes do not fit on the disk of the run directory."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise ArtefactError(
+                f"{self.notebook} writes about {memory.readable(size)}, and {self.run_dir} has {memory.readable(free)} free: "
+                "free some space, or use another run directory."
+            )
 
     def earlier(self, notebook):
         """Parameters (dict) with which an earlier notebook ran."""

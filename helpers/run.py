@@ -17,6 +17,7 @@ import difflib
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -283,6 +284,21 @@ def course(options, combination=(), earlier=()):
     return run_dir
 
 
+def attempt(options, combination, run_dir, earlier):
+    """One run of a grid (see `grid.run`): ("done", "refused" or "failed", why)."""
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    try:
+        course(argparse.Namespace(**{**vars(options), "run_dir": str(run_dir)}), combination, earlier)
+        return "done", ""
+    except REFUSED as error:
+        return "refused", str(error)
+    except FAILED as error:
+        return "failed", str(error)
+    finally:
+        if offline is None:  # the next run may need the Hub
+            os.environ.pop("HF_HUB_OFFLINE", None)
+
+
 def verify(run_dir):
     """Print what in `run_dir` is not as its manifests say; returns the exit code."""
     try:
@@ -305,7 +321,7 @@ def main(arguments=None):
             overrides(options, lists)  # refuses unknown names before anything starts
             root, lock = taken(options.run_dir)
             try:
-                return grid.run(options, root, lists, course, REFUSED, FAILED)
+                return grid.run(lists, root, partial(attempt, options))
             finally:
                 lock.release(force=True)
         show_results(course(options))
