@@ -8,9 +8,11 @@ import platform
 import shutil
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError, safe_open
 
 from helpers import memory, params
 
@@ -68,6 +70,27 @@ def write_json(path, value):
 def read_json(path):
     """The value in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def damaged(path):
+    """True when a JSON file, a notebook, a safetensors file or one of torch.save (Path) is cut off or unreadable.
+
+    Others never are, nor is what is not there.
+    """
+    try:
+        if path.suffix in (".json", ".ipynb"):
+            read_json(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # compares the file's length with its header
+                pass
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(path) as parts:  # torch.save writes a zip with checksums
+                return parts.testzip() is not None
+    except FileNotFoundError:
+        return False
+    except (ValueError, SafetensorError, zipfile.BadZipFile):
+        return True
+    return False
 
 
 def read_manifest(run_dir, notebook):
