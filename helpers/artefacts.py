@@ -5,11 +5,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import filelock
+from safetensors import SafetensorError, safe_open
 
 from helpers import memory, params
 
@@ -67,6 +70,27 @@ def write_json(path, value):
 def read_json(path):
     """The value in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def damaged(path):
+    """True when a JSON file, a notebook, a safetensors file or one of torch.save (Path) is cut off or unreadable.
+
+    Others never are, nor is what is not there.
+    """
+    try:
+        if path.suffix in (".json", ".ipynb"):
+            read_json(path)
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # compares the file's length with its header
+                pass
+        elif path.suffix in (".pt", ".pth", ".bin"):
+            with zipfile.ZipFile(path) as parts:  # torch.save writes a zip with checksums
+                return parts.testzip() is not None
+    except FileNotFoundError:
+        return False
+    except (ValueError, SafetensorError, zipfile.BadZipFile):
+        return True
+    return False
 
 
 def read_manifest(run_dir, notebook):
@@ -254,6 +278,15 @@ class Step:
         for earlier in NEEDS[needed]:
             if manifest["inputs"][earlier] != fingerprint(read_manifest(self.run_dir, earlier)):
                 raise ArtefactError(f"{earlier} was run again after {needed}: run {needed} again.")
+
+    def check_space(self, size):
+        """Raise ArtefactError when `size` bytes do not fit on the disk of the run directory."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise ArtefactError(
+                f"{self.notebook} writes about {memory.readable(size)}, and {self.run_dir} has {memory.readable(free)} free: "
+                "free some space, or use another run directory."
+            )
 
     def earlier(self, notebook):
         """Parameters (dict) with which an earlier notebook ran."""

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import shutil
-import zipfile
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
 from helpers import artefacts
@@ -69,17 +67,7 @@ def broken(checkpoint):
         if not any(next(checkpoint.glob(name), None) for name in names):
             return f"{names[0].replace('*', '')} is missing"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-        try:
-            if path.suffix == ".json":
-                artefacts.read_json(path)
-            elif path.suffix == ".safetensors":
-                with safe_open(path, "pt"):  # compares the file's length with its header
-                    pass
-            elif path.suffix in (".pt", ".pth", ".bin"):
-                with zipfile.ZipFile(path) as parts:  # torch.save writes a zip with checksums
-                    if parts.testzip():
-                        return f"{path.name} is damaged"
-        except (ValueError, SafetensorError, zipfile.BadZipFile):
+        if artefacts.damaged(path):
             return f"{path.name} is cut off or damaged"
     return ""
 

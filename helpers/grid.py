@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from argparse import Namespace
 
 from helpers import artefacts, params
 
@@ -49,34 +48,28 @@ def reuse(run_dir, earlier, chosen, checked):
         print(f"{notebook}: the same as in {source.name}, copied", flush=True)
 
 
-def run(options, root, lists, course, refused, failed):
+def run(lists, root, attempt):
     """One run for each combination, in sub-folders of `root`; writes grid.csv and grid.png there, returns the exit code.
 
-    options: the runner's command line; lists: {name: value or list of values}; course: `run.course`, and the
-    exceptions with which it refuses to start or fails. A run that does either is reported and the others go on; the
-    exit code is then 1.
+    lists: {name: value or list of values}; attempt: function from a combination ({name: value}), its run directory (Path)
+    and those of the runs that are done to ("done", "refused" or "failed", reason or ""). The exit code is 1 when a run
+    was not done.
     """
     import pandas as pd
 
     chosen = combinations(lists)
-    table, done, offline = [], [], os.environ.get("HF_HUB_OFFLINE")
+    table, done = [], []
     for number, combination in enumerate(chosen, start=1):
         name = folder_name(combination, lists)
         print(f"\nrun {number} of {len(chosen)}: {name}", flush=True)
-        state, said = "done", ""
-        try:
-            course(Namespace(**{**vars(options), "run_dir": str(root / name)}), combination, done)
+        state, reason = attempt(combination, root / name, done)
+        if state == "done":
             done.append(root / name)
-        except refused as error:
-            state, said = "refused", str(error)
-        except failed as error:
-            state, said = "failed", str(error)
-        if offline is None:
-            os.environ.pop("HF_HUB_OFFLINE", None)
-        if said:
-            print(f"{state}: {said}", file=sys.stderr, flush=True)
+        else:
+            print(f"{state}: {reason}", file=sys.stderr, flush=True)
         varied = {key: value for key, value in combination.items() if isinstance(lists[key], list)}
-        table.append({"run": name, **varied, "state": state, **(figures(root / name) if not said else {}), "reason": said})
+        found = figures(root / name) if state == "done" else {}
+        table.append({"run": name, **varied, "state": state, **found, "reason": reason})
         frame = pd.DataFrame(table)
         frame.to_csv(root / "grid.csv.part", index=False)  # after every run: an interrupted grid keeps its table
         os.replace(root / "grid.csv.part", root / "grid.csv")

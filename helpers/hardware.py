@@ -4,9 +4,15 @@ Compute capability is NVIDIA's number of a GPU's generation: 7.5 for a T4, 8.0 f
 arithmetic and FlashAttention 2 begin with 8.0 (CUDA C++ programming guide; flash-attn's README).
 """
 
+import bisect
+import sys
+
 import torch
 
+from helpers import artefacts, memory
+
 SHORT_ROWS = 256  # tokens; up to here two plain matrix products beat PyTorch's fused attention on a CPU in bfloat16
+SHORTEST = 16  # tokens; the smallest max_length that 01 allows
 SMALL_GPU = 24e9  # bytes; below, an 8B model in 4 bits leaves little room for optimizer states
 
 
@@ -95,24 +101,37 @@ def pick_optimizer(optim):
     return optim, "asked for"
 
 
-def pick_batch(batch_size, gradient_accumulation_steps, needs):
+def pick_batch(batch_size, gradient_accumulation_steps, needs, length):
     """Return (batch_size, gradient_accumulation_steps, reason) with the examples per update kept.
 
-    needs: function from a batch size to the bytes that training takes. On a GPU whose memory,
-    less a tenth, holds fewer examples than asked for, the batch is cut and accumulation makes up for it, because the
-    learning rate belongs to their product. Raises ValueError when not even one example fits.
+    needs: function from (examples, tokens of the longest) to the bytes that training takes; length: tokens of the longest.
+    Where the memory of the GPU or, without one, this process's share of the main memory, less a tenth, holds fewer
+    examples than asked for, the batch is cut and accumulation makes up for it, because the learning rate belongs to
+    their product. Says on stderr when less than that is free now. Raises ValueError when not even one example fits,
+    with the length that would.
     """
     product = batch_size * gradient_accumulation_steps
-    asked = batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
     capability, name = _capability()
     if capability is None:
-        return asked
-    size = torch.cuda.get_device_properties(0).total_memory
-    fits = next((n for n in range(batch_size, 0, -1) if product % n == 0 and needs(n) <= 0.9 * size), None)
+        name = "machine"
+        size, free = (amount / artefacts.processes() for amount in memory.main_memory())
+    else:
+        size, free = torch.cuda.get_device_properties(0).total_memory, torch.cuda.mem_get_info()[0]
+    divisors = [n for n in range(batch_size, 0, -1) if product % n == 0]
+    fits = next((n for n in divisors if needs(n, length) <= 0.9 * size), None)
     if fits is None:
+        longest = bisect.bisect_right(range(length), 0.9 * size, key=lambda tokens: needs(1, tokens)) - 1
+        lower = f"lower max_length to {longest}, or " if longest >= SHORTEST else ""
         raise ValueError(
-            f"Not one example fits into the {size / 1e9:.0f} GB of this {name}: lower max_length, or use quantization 'nf4'."
+            f"Not one example of {length} tokens fits into the {memory.readable(size)} of this {name}: {lower}"
+            "use quantization 'nf4' or a smaller model (model_id)."
+        )
+    if needs(fits, length) > free:
+        less = next((n for n in divisors if needs(n, length) <= free), 1)
+        print(
+            f"Training takes about {memory.readable(needs(fits, length))}, and {memory.readable(free)} of this {name} are free: "
+            f"close other programs, or lower batch_size to {less}, or max_length.", file=sys.stderr,
         )
     if fits == batch_size:
-        return asked
-    return fits, product // fits, f"{batch_size} do not fit into {size / 1e9:.0f} GB; an update still sees {product}"
+        return batch_size, gradient_accumulation_steps, f"asked for; an update sees {product}"
+    return fits, product // fits, f"{batch_size} do not fit into {memory.readable(size)}; an update still sees {product}"

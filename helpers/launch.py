@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import yaml
@@ -53,7 +54,14 @@ def export(notebook, parameters, script):
 
     injected = parameterize_notebook(load_notebook_node(str(notebook)), parameters)
     source, _ = PythonExporter().from_notebook_node(injected)
+    source = f"from helpers import launch\n\nlaunch.end_with_runner()\n\n{source}"
     Path(script).write_text(source, encoding="utf-8")
+
+
+def end_with_runner():
+    """Let this process end when the runner that started it does, however that ends, as a kernel does; returns at once."""
+    if os.environ.get("COURSE_RUNNER") == "waits":  # its end of the pipe closes with it
+        threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 
 
 def run(script, log, number, config=""):
@@ -65,7 +73,7 @@ def run(script, log, number, config=""):
     import torch
 
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(number)]
-    environment = {**os.environ, "MPLBACKEND": "agg"}
+    environment = {**os.environ, "MPLBACKEND": "agg", "COURSE_RUNNER": "waits"}
     if config:
         command += ["--config_file", str(Path(config).resolve())]
     else:
@@ -76,7 +84,7 @@ def run(script, log, number, config=""):
         command += ["--num_cpu_threads_per_process", str(max(1, (os.cpu_count() or 1) // number))]
     with open(log, "wb") as record, subprocess.Popen(
         [*command, str(script)], cwd=Path(__file__).parent.parent / "notebooks", env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as child:
         for chunk in iter(lambda: child.stdout.read1(8192), b""):
             record.write(chunk)

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from pathlib import Path
 
 import psutil
 import torch
@@ -28,6 +29,25 @@ def now_mb():
 def training_peak_mb():
     """Largest memory so far, in MB: of the GPU where there is one (`torch.cuda.max_memory_allocated`), else resident."""
     return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_mb()
+
+
+def readable(size):
+    """`size` in bytes as text in GB, or in MB when it is small (powers of ten)."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def main_memory():
+    """(total, available) main memory in bytes; no more than Linux allows the control group (container, batch job) we are in."""
+    memory = psutil.virtual_memory()
+    limits, groups = [memory.total], Path("/proc/self/cgroup")
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        _, kind, group = line.split(":", 2)
+        if kind in ("", "memory"):  # version 2 and 1 of control groups
+            top, name = ("/sys/fs/cgroup", "memory.max") if not kind else ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            own = Path(top + group)
+            files = [folder / name for folder in (own, *own.parents) if (folder / name).is_file()]
+            limits += [int(text) for text in (file.read_text().strip() for file in files) if text.isdigit()]
+    return min(limits), min(memory.available, *limits)
 
 
 def relative_error(weight, approximation):

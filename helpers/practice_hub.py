@@ -29,6 +29,8 @@ from helpers import artefacts
 
 LARGE = ("*.safetensors", "*.bin", "*.pt", "*.gguf", "*.onnx", "*.zip", "*.parquet", "tokenizer.json")
 LARGE_BYTES = 10_000_000  # larger files are sent as large ones, whatever their name
+BODY_BYTES = 500_000_000  # a commit, which is held in memory; large files are not part of it
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)  # what reading nonsense ends in
 CHUNK = 1 << 20  # bytes read, hashed and sent at a time
 NAME = re.compile(r"(?!.*(--|\.\.|\.git$))[A-Za-z0-9_][A-Za-z0-9_.-]{0,94}[A-Za-z0-9_]|[A-Za-z0-9_]")
 
@@ -86,7 +88,7 @@ class Server:
             (files + r"/resolve/([^/]+)/(.+)", Resolve),
         ]
         application = Application(routes, hub=self, default_handler_class=Unknown, log_function=lambda handler: None)
-        server = HTTPServer(application, max_body_size=1 << 50)
+        server = HTTPServer(application, max_body_size=BODY_BYTES)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
         self.endpoint = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
@@ -159,18 +161,20 @@ class Handler(RequestHandler):
         return json.loads(self.request.body or b"{}")
 
     def log_exception(self, kind, error, trace):
-        if not isinstance(error, Refusal):  # a refusal is an answer, the client says it
+        if not isinstance(error, (Refusal, *MALFORMED)):  # a refusal is an answer, the client says it
             super().log_exception(kind, error, trace)
 
     def write_error(self, status_code, **about):
         error = about["exc_info"][1]
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             error = Refusal(507, "The practice Hub has no space left on its disk.")
-            self.set_status(507)
-        message = getattr(error, "message", "The practice Hub does not understand this.")
+        elif isinstance(error, MALFORMED):
+            error = Refusal(400, "The practice Hub does not understand this.")
+        self.set_status(getattr(error, "status_code", status_code))
+        message = getattr(error, "message", "The practice Hub cannot answer this.")
         if getattr(error, "code", None):
             self.set_header("X-Error-Code", error.code)
-        self.set_header("X-Error-Message", message)
+        self.set_header("X-Error-Message", re.sub("[^ -~]", "?", message))
         self.finish({"error": message, **getattr(error, "more", {})})
 
     def user(self):
@@ -299,8 +303,8 @@ class LargeFiles(Handler):
         objects = []
         for wanted in self.body["objects"]:
             sha256, size = wanted["oid"], wanted["size"]
-            if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-                raise Refusal(422, "An object is named by its SHA-256.")
+            if not re.fullmatch(r"[0-9a-f]{64}", sha256) or type(size) is not int or size < 0:
+                raise Refusal(422, "An object is named by its SHA-256 and has a size.")
             answer = {"oid": sha256, "size": size}
             if not self.hub.object_path(sha256).is_file():
                 ticket = secrets.token_urlsafe(16)
@@ -322,6 +326,7 @@ class Upload(Handler):
         if ticket not in self.hub.uploads:
             raise Refusal(403, "This upload address is not valid.")
         self.sha256, self.size = self.hub.uploads[ticket]
+        self.request.connection.set_max_body_size(self.size)
         self.part, self.digest = self.hub.object_path(f".{ticket}"), hashlib.sha256()
         self.stream = open(self.part, "wb")  # noqa: SIM115 (closed when the last piece is here, or the client gone)
 
@@ -357,6 +362,8 @@ class Commit(Handler):
         files = dict(self.files(repository, "main")[1])
         for operation in operations:
             kind, value = operation["key"], operation["value"]
+            if not {"", ".", ".."}.isdisjoint(value["path"].split("/")):
+                raise Refusal(400, f"{value['path']} is no path inside a repository.")
             if kind == "file":
                 data = base64.b64decode(value["content"])
                 files[value["path"]] = entry(self.hub.keep(data), len(data), False, data)

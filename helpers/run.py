@@ -15,13 +15,17 @@ import argparse
 import ast
 import difflib
 import os
+import re
+import shutil
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, grid, hardware, launch, models, params
+from helpers import artefacts, grid, hardware, launch, memory, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 TRAINING = "03_train"
@@ -40,6 +44,7 @@ class NotebookError(RuntimeError):
     """A notebook did not finish; the message says where, why, and where the executed notebook is."""
 
 
+FULL = re.compile(r"No space left|Disk quota exceeded|inline_container\.cc")  # the last: torch.save, which gives no reason
 REFUSED = (UsageError, launch.LaunchError, params.ParameterError)  # before anything has started
 FAILED = (NotebookError, artefacts.ArtefactError)
 
@@ -160,9 +165,9 @@ def execute(notebook, run_dir, parameters):
             config=Config({"KernelManager": {"transport_encryption": "auto"}}),
         )
     except PapermillExecutionError as error:
-        full = " Free some space, then run the same command again." if "No space left" in error.evalue else ""
         raise NotebookError(
-            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}{full}\n"
+            f"{notebook} failed in the cell marked [{error.exec_count}]: {error.ename}: {error.evalue}"
+            f"{disk_full(error.evalue, run_dir)}\n"
             f"The executed notebook is {output}"
         ) from None
     except DeadKernelError:
@@ -170,10 +175,31 @@ def execute(notebook, run_dir, parameters):
             f"{notebook}: its kernel was killed in {_last_cell(output)}, most often for want of memory: "
             f"lower {LOWER[notebook]}.\nThe executed notebook is {output}"
         ) from None
+    except OSError:
+        output.unlink(missing_ok=True)  # half of it may be there
+        raise
     for number, cell in enumerate(artefacts.read_json(output)["cells"]):
         if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not cell["execution_count"]:
             raise NotebookError(f"{notebook} stopped before cell {number}.\nThe executed notebook is {output}")
     artefacts.read_manifest(run_dir, notebook)
+
+
+def disk_full(said, run_dir):
+    """What to do about an error (its text) that speaks of a full disk, as a sentence after a space; "" for another."""
+    if not FULL.search(said):
+        return ""
+    used = [run_dir, *(path for path in (models.cache_folder().parent, Path(tempfile.gettempdir())) if path.is_dir())]
+    folder = min(used, key=lambda path: shutil.disk_usage(path).free)
+    left = f"{memory.readable(shutil.disk_usage(folder).free)} free"
+    if hasattr(os, "statvfs") and not os.statvfs(folder).f_favail:
+        left = "no room for more files, however small"
+    return f" The disk of {folder} has {left}: make room, then run the same command again; finished steps are kept."
+
+
+def unwritten(error, run_dir):
+    """An OSError of writing or reading in one sentence."""
+    what = error.strerror or str(error)
+    return f"{what}: {error.filename or run_dir}.{disk_full(what, run_dir)}"
 
 
 def _last_cell(output):
@@ -194,7 +220,7 @@ def execute_on_several(notebook, run_dir, parameters, number, config):
     launch.export(FOLDER / f"{notebook}.ipynb", parameters, script)
     error = launch.run(script, log, number, config)
     if error:
-        raise NotebookError(f"{notebook} failed on {number} processes: {error}\nWhat they printed is in {log}")
+        raise NotebookError(f"{notebook} failed on {number} processes: {error}{disk_full(error, run_dir)}\nWhat they printed is in {log}")
     artefacts.read_manifest(run_dir, notebook)
 
 
@@ -237,6 +263,8 @@ def taken(run_dir):
         return path, artefacts.hold(path)
     except OSError as error:
         raise UsageError(f"--run-dir {run_dir} cannot be used: {error.strerror}.") from None
+    except ValueError:  # a NUL in it
+        raise UsageError(f"--run-dir {run_dir!r} cannot be used: it is no path.") from None
 
 
 def course(options, combination=(), earlier=()):
@@ -264,6 +292,9 @@ def course(options, combination=(), earlier=()):
             share = number if several else 1
             if not options.force and artefacts.is_current(notebook, run_dir, checked[notebook], share):
                 print(f"{notebook}: unchanged, skipped", flush=True)
+                if artefacts.damaged(record := run_dir / "notebooks" / f"{notebook}.ipynb"):
+                    record.unlink()
+                    print(f"{record.name} was cut off when it was written and is removed.", flush=True)
                 continue
             print(f"{notebook}: running" + (f" on {share} processes" if several else ""), flush=True)
             own = {name: checked[notebook][name] for name in given if name in checked[notebook]}
@@ -275,12 +306,27 @@ def course(options, combination=(), earlier=()):
                 else:
                     execute(notebook, run_dir, own)
             except OSError as error:
-                raise NotebookError(f"{notebook}: {error.strerror}: {error.filename or run_dir}") from None
+                raise NotebookError(f"{notebook}: {unwritten(error, run_dir)}") from None
             peak = artefacts.read_manifest(run_dir, notebook)["peak_memory_mb"]
             print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
     finally:
         lock.release(force=True)
     return run_dir
+
+
+def attempt(options, combination, run_dir, earlier):
+    """One run of a grid (see `grid.run`): ("done", "refused" or "failed", why)."""
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    try:
+        course(argparse.Namespace(**{**vars(options), "run_dir": str(run_dir)}), combination, earlier)
+        return "done", ""
+    except REFUSED as error:
+        return "refused", str(error)
+    except FAILED as error:
+        return "failed", str(error)
+    finally:
+        if offline is None:  # the next run may need the Hub
+            os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 def verify(run_dir):
@@ -305,7 +351,7 @@ def main(arguments=None):
             overrides(options, lists)  # refuses unknown names before anything starts
             root, lock = taken(options.run_dir)
             try:
-                return grid.run(options, root, lists, course, REFUSED, FAILED)
+                return grid.run(lists, root, partial(attempt, options))
             finally:
                 lock.release(force=True)
         show_results(course(options))
@@ -314,6 +360,9 @@ def main(arguments=None):
         return 2
     except FAILED as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a disk that is full, gone, or may not be written to
+        print(f"\n{unwritten(error, Path(options.run_dir).absolute())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last finished step or checkpoint.", file=sys.stderr)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from helpers import artefacts, hardware, models
+from helpers import artefacts, hardware, memory, models
 
 T4, A100 = (7, 5, "Tesla T4", 15.8e9), (8, 0, "A100-SXM4-40GB", 42.3e9)
 
@@ -22,6 +22,7 @@ def machine(monkeypatch):
             monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: gpu[:2])
             monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: gpu[2])
             monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=gpu[3]))
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (gpu[3], gpu[3]))
 
     return pretend
 
@@ -84,18 +85,35 @@ def test_optimizer(machine, gpu, optim, picked, why):
     "size, steps, one, expected",
     [(8, 2, 1e9, (8, 2)), (8, 2, 2.5e9, (4, 4)), (6, 1, 3.5e9, (3, 2)), (5, 1, 3.5e9, (1, 5))],
 )
-def test_a_smaller_batch_keeps_the_examples_of_an_update(machine, size, steps, one, expected):
+def test_a_smaller_batch_keeps_the_examples_of_an_update(machine, monkeypatch, size, steps, one, expected):
+    needs = lambda examples, length: examples * one * length / 100
     machine(T4)
-    found = hardware.pick_batch(size, steps, lambda examples: examples * one)
+    found = hardware.pick_batch(size, steps, needs, 100)
     assert found[:2] == expected and f"sees {size * steps}" in found[2]
     machine(None)
-    assert hardware.pick_batch(size, steps, lambda examples: examples * one)[:2] == (size, steps)
+    monkeypatch.setattr(memory, "main_memory", lambda: (15.8e9, 15.8e9))
+    assert hardware.pick_batch(size, steps, needs, 100)[:2] == expected
+    monkeypatch.setattr(memory, "main_memory", lambda: (64e9, 64e9))
+    assert hardware.pick_batch(size, steps, needs, 100)[:2] == (size, steps)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert hardware.pick_batch(size, steps, needs, 100)[:2] == expected  # each gets a quarter
 
 
-def test_a_batch_of_nothing_is_refused(machine):
+def test_too_little_memory_is_said_before_training(machine, monkeypatch, capsys):
+    needs = lambda examples, length: 5e9 + examples * length * 1e8
     machine(T4)
-    with pytest.raises(ValueError, match="Not one example fits into the 16 GB of this Tesla T4: lower max_length"):
-        hardware.pick_batch(8, 1, lambda examples: 15e9)
+    with pytest.raises(ValueError, match="Not one example of 150 tokens fits into the 15.8 GB of this Tesla T4: lower max_length to 92, or"):
+        hardware.pick_batch(8, 1, needs, 150)
+    with pytest.raises(ValueError, match="GB of this Tesla T4: use quantization 'nf4' or a smaller model"):
+        hardware.pick_batch(8, 1, lambda examples, length: 15e9, 150)
+    machine(None)
+    monkeypatch.setattr(memory, "main_memory", lambda: (16e9, 8e9))
+    assert hardware.pick_batch(8, 2, needs, 10)[:2] == (8, 2)
+    said = capsys.readouterr().err
+    assert "takes about 13.0 GB, and 8.0 GB of this machine are free: close other programs, or lower batch_size to 2," in said
+    monkeypatch.setattr(memory, "main_memory", lambda: (16e9, 14e9))
+    hardware.pick_batch(8, 2, needs, 10)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(machine):
@@ -103,6 +121,9 @@ def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(machine):
     assert models.device(6e9) == models.device() == {"": 0} and models.device(16e9) == {"": "cpu"}
     machine(A100)
     assert models.device(16e9) == {"": 0}
+    machine(None)
+    with pytest.raises(models.ModelError, match="takes 16000.0 GB, and this machine has"):
+        models.device(16e12)
 
 
 @pytest.mark.parametrize("name, gpu", [("llama3-8b-t4", T4), ("llama3-8b-a100", A100), ("llama3.1-8b-a100", A100)])
