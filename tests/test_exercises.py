@@ -28,13 +28,13 @@ def test_missing_results_get_one_sentence_that_says_what_to_run(tmp_path, monkey
         exercises.results("03_train")
 
 
-def merged_by_peft(folder, adapter, tiny, tokenizer):
+def merged_by_peft(folder, adapter, model, tokenizer):
     """Merge into weights that were rounded to NF4, with PEFT's own code."""
     import bitsandbytes.functional as F
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(tiny)
+    base = AutoModelForCausalLM.from_pretrained(model)
     for name, weight in base.named_parameters():
         if "proj" in name:
             weight.data = F.dequantize_4bit(*F.quantize_4bit(weight.data, quant_type="nf4", compress_statistics=True))
@@ -43,20 +43,19 @@ def merged_by_peft(folder, adapter, tiny, tokenizer):
     tokenizer.save_pretrained(folder)
 
 
-def adapted(folder, tiny, tokenizer):
+def adapted(folder, model, tokenizer):
     """An adapter whose updates are small in the first layer, below half a step of NF4, and large in the second."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import AutoModelForCausalLM
 
-    set_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(tiny)
+    base = AutoModelForCausalLM.from_pretrained(model)
     models.add_pad_row(base, tokenizer)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
-    for name, weight in model.named_parameters():
+    tuned = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.002 if "layers.0" in name else 0.3)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    tuned.save_pretrained(folder, save_embedding_layers=False)
 
 
 def logged(steps, peak):
@@ -73,7 +72,7 @@ def logged(steps, peak):
         optimizer.step()
         schedule.step()
         if step % 6 == 0:
-            history.append({"step": step, "epoch": 3 * step / steps, "eval_loss": 0.6 + 0.001 * (step - 15) ** 2})
+            history.append({"step": step, "epoch": 3 * step / steps, "eval_loss": 0.6 + 0.001 * (step - 14) ** 2})
     return history
 
 
@@ -91,14 +90,23 @@ def answered(rows):
     })
 
 
+SYSTEM_PROMPT = (
+    "Does the document report or ask about a problem with drinking water, its quality or its supply? "
+    "Answer relevant or irrelevant."
+)
+
+
 @pytest.fixture(scope="module")
 def small_run(tiny, tmp_path_factory):
     """A run directory put together by hand: real rows, a tiny random model and its adapter, made-up losses and answers."""
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, set_seed
 
+    set_seed(1)
     folder = tmp_path_factory.mktemp("run")
+    model = folder / "model"
+    LlamaForCausalLM(AutoConfig.from_pretrained(tiny, initializer_range=0.1)).save_pretrained(model)  # learns faster
     parameters = {
-        "01_data": {"model_id": str(tiny)}, "04_merge_push": {}, "05_evaluate": {},
+        "01_data": {"model_id": str(model)}, "04_merge_push": {}, "05_evaluate": {},
         "03_train": {"learning_rate": 1e-3, "warmup_ratio": 0.1, "epochs": 3.0},
     }
     for name, values in parameters.items():
@@ -110,12 +118,12 @@ def small_run(tiny, tmp_path_factory):
     table = pd.read_csv(artefacts.REPOSITORY / "data" / "inbox.csv", dtype=str)
     longest = table.loc[table["question"].str.len().sort_values(ascending=False).index]
     for name, part in (("train", longest[:450]), ("validation", longest[450:530])):
-        rows = [{"id": f"{name}{i}", "question": q, "answer": a, "prompt": chat.messages("Relevant to drinking water?", q),
+        rows = [{"id": f"{name}{i}", "question": q, "answer": a, "prompt": chat.messages(SYSTEM_PROMPT, q),
                  "completion": [{"role": "assistant", "content": a}]} for i, (q, a) in enumerate(zip(part["question"], part["answer"], strict=True))]
         (folder / "01_data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    adapted(folder / "03_train" / "adapter", tiny, tokenizer)
+    adapted(folder / "03_train" / "adapter", model, tokenizer)
     artefacts.write_json(folder / "03_train" / "metrics.json", {"steps": 24, "log_history": logged(24, 1e-3)})
-    merged_by_peft(folder / "04_merge_push" / "merged", folder / "03_train" / "adapter", tiny, tokenizer)
+    merged_by_peft(folder / "04_merge_push" / "merged", folder / "03_train" / "adapter", model, tokenizer)
     artefacts.write_json(folder / "04_merge_push" / "merge_check.json", {"merged_into": "dequantized"})
     answered(300).to_json(folder / "05_evaluate" / "predictions.jsonl", orient="records", lines=True)
     return folder
@@ -180,10 +188,10 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
          ("trained_text = '<|im_start|>assistant\\n' + trained_text", "who speaks next"),
          ("trained_text = 'relevant<|im_end|>\\n' + trained_text", "only read"), ("trained_text = 'relevant'", "last answer"),
          ("first_answer_trained = True", "stands in the prompt"), ("first_answer_trained = 'no'", "True or False")],
-        [("train_on_nothing = [i for i, n in zip(train['id'], lengths) if n > limit]", "keep a part of its answer"),
+        [("train_on_nothing = [i for i, n in zip(train['id'], tokens) if n > limit]", "keep a part of its answer"),
          ("train_on_nothing = train_on_nothing[1:]", "lacks a row"), ("train_on_nothing = train_on_nothing + cannot_stop[:1]", "is left"),
          ("cannot_stop = []", "cannot_stop lacks"), ("cannot_stop = cannot_stop + train_on_nothing[:1]", "other list alone"),
-         ("cannot_stop = cannot_stop + [i for i, n in zip(train['id'], lengths) if n == limit + 1]", "keeps the mark"),
+         ("cannot_stop = cannot_stop + [i for i, n in zip(train['id'], tokens) if n == limit + 1]", "keeps the mark"),
          ("needed = limit", "still lose"), ("needed = 512", "smaller limit"), ("needed = '120'", "should be a number")],
         [("copies = train.sample(50, random_state=1)", "let it change every one"),
          ("copies = copies.assign(question='something else')", "changes too much"), ("honest, leaky = leaky, honest", "mixed up"),
@@ -258,16 +266,14 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
 
 @pytest.mark.parametrize("name", params.NOTEBOOKS)
 def test_solutions_pass_and_wrong_answers_get_their_hint(name, there, capsys):
-    namespace, checks = new_namespace(), []
+    namespace, tried, said = new_namespace(), iter(WRONG[name]), {}
     for source in cells(exercises.FOLDER / f"{name}_solution.ipynb"):
+        capsys.readouterr()
         run_cell(source, namespace)
-        if is_check(source):
-            assert capsys.readouterr().out.startswith("Right")
-            checks.append(source)
-    assert len(checks) == len(WRONG[name])
-    said = {}
-    for source, answers in zip(checks, WRONG[name], strict=True):
-        for answer, hint in answers:
+        if not is_check(source):
+            continue
+        assert capsys.readouterr().out.startswith("Right")
+        for answer, hint in next(tried):
             spoiled = dict(namespace)
             run_cell(f"import math\n{answer}", spoiled)
             try:
@@ -275,4 +281,4 @@ def test_solutions_pass_and_wrong_answers_get_their_hint(name, there, capsys):
                 said[answer] = "Right"
             except exercises.NotYet as found:
                 said[answer] = str(found) if hint not in str(found) else None
-    assert not {answer: hint for answer, hint in said.items() if hint}
+    assert not list(tried) and not {answer: hint for answer, hint in said.items() if hint}

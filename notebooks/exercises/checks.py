@@ -1,5 +1,7 @@
 """Checks of the exercises, one function each. A check computes the truth itself and raises NotYet with a hint."""
 
+import functools
+import json
 import math
 from pathlib import Path
 
@@ -130,6 +132,16 @@ def padding(lengths, padding, guess, as_they_come, by_length):
 # 02 · Quantize and LoRA
 
 
+@functools.cache
+def _shapes(config):
+    """`memory.shapes` of a config of Llama's architecture, given as JSON (str); it takes seconds for a large one."""
+    from transformers import LlamaConfig
+
+    from helpers import memory
+
+    return memory.shapes(LlamaConfig.from_dict(json.loads(config)))
+
+
 def parameters(small, large, small_qv, large_qv, large_mlp):
     """Trained parameters (int) of rank 8: q_proj and v_proj of the configs `small`, `large`; the three MLP layers of `large`."""
     from helpers import memory
@@ -138,7 +150,7 @@ def parameters(small, large, small_qv, large_qv, large_mlp):
     given(**answers)
     for (name, answer), config in zip(answers.items(), (small, large, large), strict=True):
         targets = ("gate_proj", "up_proj", "down_proj") if "mlp" in name else ("q_proj", "v_proj")
-        linear, _ = memory.shapes(config)
+        linear, _ = _shapes(config.to_json_string())
         said, truth = number(name, answer), memory.adapter_parameters(linear, 8, targets)
         layers = config.num_hidden_layers
         adapted = [shape for weight, shape in linear.items() if weight.split(".")[-2] in targets]
@@ -161,7 +173,7 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
     ways = {"highest_nf4": {}, "highest_int8": {"quantization": "int8"}, "highest_8bit_adam": {"optimizer": "adamw_8bit"}}
     answers = {"highest_nf4": highest_nf4, "highest_int8": highest_int8, "highest_8bit_adam": highest_8bit_adam}
     given(doubling=doubling, **answers)
-    counted = memory.shapes(config)
+    counted = _shapes(config.to_json_string())
 
     def needed(r, way):
         return sum(memory.training(config, lora_r=r, counted=counted, **setting, **ways[way]).values())
@@ -437,7 +449,7 @@ def interval(correct, my_interval):
     found = my_interval(correct)
     given(**{"the result of my_interval": found})
     expect(isinstance(found, (tuple, list, np.ndarray)) and len(found) == 2, "my_interval should return two numbers, low and high.")
-    for rows in (np.arange(400) < 300, np.arange(900) < 850):
+    for rows in ((np.arange(n) < right).astype(float) for n, right in ((400, 300), (900, 850))):
         truth = evaluation.bootstrap_interval(rows, 4000, 0)
         low, high = (number("an end of the interval", end) for end in my_interval(rows))
         wide, size = high - low, truth[1] - truth[0]
