@@ -195,8 +195,8 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
     print(f"Right. Twice the rank takes {more:.0%} more memory here, not twice as much.")
 
 
-def block_size(weight, blocks, prediction, errors, bits):
-    """NF4's relative error of `weight` and its bits per weight, {block size: number}."""
+def block_size(flat, blocks, prediction, errors, bits):
+    """NF4's relative error of `flat` (1-D tensor) and its bits per weight, {block size: number}."""
     import bitsandbytes.functional as F
 
     from helpers import memory
@@ -204,9 +204,9 @@ def block_size(weight, blocks, prediction, errors, bits):
     given(prediction=prediction, errors=errors, bits=bits)
     said, cost = _table("errors", errors, blocks), _table("bits", bits, blocks)
     for size in blocks:
-        truth = memory.relative_error(weight, F.dequantize_4bit(*F.quantize_4bit(weight, blocksize=size, quant_type="nf4")))
+        truth = memory.relative_error(flat, F.dequantize_4bit(*F.quantize_4bit(flat, blocksize=size, quant_type="nf4")))
         expect(not _near(said[size], 100 * truth, 0.02), "errors should be shares, not percent.")
-        expect(_near(said[size], truth, 0.02), f"errors[{size}]: quantize `weight` with this block size, write it out again, compare.")
+        expect(_near(said[size], truth, 0.02), f"errors[{size}]: quantize `flat` with this block size, write it out again, compare.")
     expect(all(cost[size] != 4 for size in blocks), "bits: the scales take room, too.")
     expect(not all(_near(cost[size], 4 + 4 / size, 1e-6) for size in blocks), "bits: a float32 scale has 4 bytes. How many bits?")
     expect(all(_near(cost[size], 4 + 32 / size, 1e-6) for size in blocks), "bits: 4 for the weight, and its share of the scale.")
