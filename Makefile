@@ -13,10 +13,11 @@ lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
 
 lint: setup
-	$(RUN) -m ruff check helpers tests
+	$(RUN) -m ruff check helpers tests notebooks/exercises/checks.py
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m helpers.refresh
+	$(RUN) -m helpers.exercises --run
 
 # In an environment of its own; a test that fails names what moved.
 drift:          ## the tests with the newest allowed versions, and what differs from the pins

@@ -12,7 +12,7 @@ import papermill
 import pytest
 import yaml
 
-from helpers import artefacts, params, refresh
+from helpers import artefacts, exercises, params, refresh
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 
@@ -64,6 +64,22 @@ def test_set_up_and_badge_follow_pyproject(name):
     assert setup == [cell.source for cell in load("01_data").cells if "setup" in cell.metadata.get("tags", [])]
 
 
+@pytest.mark.parametrize("name", params.NOTEBOOKS)
+def test_form_of_exercises(name):
+    solution = nbformat.read(exercises.FOLDER / f"{name}_solution.ipynb", 4)
+    assert problems(solution) == []
+    lines = solution.cells[0].source.splitlines()
+    assert f"(../{name}.ipynb)" in solution.cells[0].source and f"/notebooks/exercises/{name}_solution.ipynb)" in lines[1]
+    setup = [cell.source for cell in solution.cells if "setup" in cell.metadata.get("tags", [])]
+    lesson = next(cell.source for cell in load(name).cells if "setup" in cell.metadata.get("tags", []))
+    assert setup == [lesson.replace('"/notebooks")', '"/notebooks/exercises")')]
+    tasks = [cell.source for cell in solution.cells if re.match(r"## Exercise \d", cell.source)]
+    minutes = [int(re.search(r"\((\d+) minutes\)", task.splitlines()[0]).group(1)) for task in tasks]
+    assert 3 <= len(tasks) <= 5 and all(5 <= each <= 15 for each in minutes)
+    assert f"about {sum(minutes)} minutes" in solution.cells[0].source
+    assert sum(cell.source.startswith("checks.") for cell in solution.cells) == len(tasks)
+
+
 def test_spoiled_notebooks_are_found():
     cleared = load("01_data")
     for cell in cleared.cells:
@@ -97,8 +113,21 @@ def test_nbval_finds_an_edited_output(tmp_path):
     assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-3000:]
 
 
-def test_stored_outputs_are_what_the_code_gives(tmp_path):
-    done = nbval([FOLDER / f"{name}.ipynb" for name in params.NOTEBOOKS], tmp_path)
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """nbval over the five notebooks: the finished process, and the run directory (Path) that they filled."""
+    run_dir = tmp_path_factory.mktemp("course")
+    return nbval([FOLDER / f"{name}.ipynb" for name in params.NOTEBOOKS], run_dir), run_dir
+
+
+def test_stored_outputs_are_what_the_code_gives(course):
+    done, _ = course
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
+
+
+def test_solutions_outputs_are_what_the_code_gives(course):
+    done = nbval([exercises.FOLDER / f"{name}_solution.ipynb" for name in params.NOTEBOOKS], course[1])
     assert done.returncode == 0, done.stdout[-6000:]
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
 
