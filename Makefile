@@ -13,7 +13,7 @@ lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
 
 lint: setup
-	$(RUN) -m ruff check helpers tests
+	$(RUN) -m ruff check helpers tests classroom
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m helpers.refresh
