@@ -104,7 +104,7 @@ def copy(notebook, source, run_dir):
 
 
 def fill_in(before, run_dir="", from_run="", arguments=()):
-    """Fill in what comes before the notebook `before`, e.g. "04"; returns the run directory (Path).
+    """Fill in what comes before the notebook `before`, e.g. "04". Prints what it will do and what it did.
 
     run_dir: as in the notebooks; from_run: a finished run to copy from; arguments: `--params` and `-p` as for helpers.run.
     Raises what `run.course` raises, and ArtefactError when another process is at work in the run directory.
@@ -144,7 +144,6 @@ def fill_in(before, run_dir="", from_run="", arguments=()):
     done = {action: [notebook for notebook, each, _ in steps if each == action] for action in ("keep", "copy", "run")}
     said = [f"{word} {', '.join(done[action])}" for action, word in (("keep", "kept"), ("copy", "copied"), ("run", "ran")) if done[action]]
     print(f"{'; '.join(said) or 'nothing to fill in'}, in {time.monotonic() - start:.0f} s. {before} can start.", flush=True)
-    return target
 
 
 def main(arguments=None):
