@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: setup course test lab lint notebooks drift audit
+.PHONY: setup course test lab lint notebooks bundle drift audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
@@ -17,6 +17,9 @@ lint: setup
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m helpers.refresh
+
+bundle: setup   ## an archive for a classroom without network; ARGS="--platform windows-x86_64 --run runs/default"
+	$(RUN) -m helpers.bundle $(ARGS)
 
 # In an environment of its own; a test that fails names what moved.
 drift:          ## the tests with the newest allowed versions, and what differs from the pins

@@ -59,7 +59,8 @@ def install():
     venv.create(COURSE / ".venv", clear=True, with_pip=False)
     python = COURSE / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     # pip runs out of its own wheel; what is set for it on this machine, an index for example, does not count here.
-    pip = [str(python), str(next(WHEELS.glob("pip-*.whl")) / "pip"), "install", "--quiet"]
+    # Compiling all packages would take longer than all else; Python compiles what is imported when it first is.
+    pip = [str(python), str(next(WHEELS.glob("pip-*.whl")) / "pip"), "install", "--quiet", "--no-compile"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIP_") and name != "PYTHONPATH"}
     environment.update(
         PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INDEX="1", PIP_FIND_LINKS=WHEELS.as_uri(),

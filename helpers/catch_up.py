@@ -74,7 +74,8 @@ def plan(before, run_dir, sources, checked):
                 if not why and follows(notebook, folder):
                     source = folder
                     break
-                print(f"not from {folder}: {why or f'its {notebook} was made from other results than these'}", flush=True)
+                if (folder / notebook).exists():
+                    print(f"not from {folder}: {why or f'its {notebook} was made from other results than these'}", flush=True)
             steps.append((notebook, "copy" if source else "run", source))
         where = steps[-1][2]
         made[notebook] = artefacts.fingerprint(artefacts.read_manifest(where, notebook)) if where else None
