@@ -144,7 +144,7 @@ def fill_in(before, run_dir="", from_run="", arguments=()):
                 os.environ.pop("HF_HUB_OFFLINE", None)
     done = {action: [notebook for notebook, each, _ in steps if each == action] for action in ("keep", "copy", "run")}
     said = [f"{word} {', '.join(done[action])}" for action, word in (("keep", "kept"), ("copy", "copied"), ("run", "ran")) if done[action]]
-    print(f"{'; '.join(said) or 'nothing to fill in'}, in {time.monotonic() - start:.0f} s. {before} can start.", flush=True)
+    print(f"{'; '.join(said) or 'nothing to fill in'}, in {time.monotonic() - start:.1f} s. {before} can start.", flush=True)
 
 
 def main(arguments=None):
