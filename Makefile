@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: setup course test lab lint notebooks drift audit
+.PHONY: setup course test lab lint notebooks bundle drift audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
@@ -13,11 +13,14 @@ lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
 
 lint: setup
-	$(RUN) -m ruff check helpers tests notebooks/exercises/checks.py
+	$(RUN) -m ruff check helpers tests notebooks/exercises classroom
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m helpers.refresh
 	$(RUN) -m helpers.exercises --run
+
+bundle: setup   ## an archive for a classroom without network; ARGS="--platform windows-x86_64 --run runs/default"
+	$(RUN) -m helpers.bundle $(ARGS)
 
 # In an environment of its own; a test that fails names what moved.
 drift:          ## the tests with the newest allowed versions, and what differs from the pins

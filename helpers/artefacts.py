@@ -18,6 +18,7 @@ from helpers import memory, params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
+TOOLS = ("run", "launch", "refresh", "exercises", "check_environment", "catch_up", "bundle")  # no result depends on them
 NEEDS = {
     "01_data": (),
     "02_quantize_and_lora": ("01_data",),
@@ -121,7 +122,7 @@ def input_hashes(notebook, run_dir, parameters):
     cells = read_json(REPOSITORY / "notebooks" / f"{notebook}.ipynb")["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()
-    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in ("run", "launch", "refresh"))
+    sources = sorted(p for p in Path(__file__).parent.glob("*.py") if p.stem not in TOOLS)
     hashes["helpers"] = hashlib.sha256("".join(map(sha256, sources)).encode()).hexdigest()
     return hashes
 
@@ -189,7 +190,7 @@ def _files(folder, left_out):
     return {n: p for n, p in names.items() if n.split("/")[0] not in left_out and n != "manifest.json"}
 
 
-def _model(model_id):
+def model_hash(model_id):
     """What names the weights of `model_id`: SHA-256 over a folder's files, a commit on the Hub, or the wheel's SHA-256."""
     folder = Path(model_id).expanduser()
     if folder.is_dir():
@@ -216,18 +217,20 @@ def processes():
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_current(notebook, run_dir, parameters, number=1):
+def is_current(notebook, run_dir, parameters, number=1, code=True):
     """True when `notebook` finished in `run_dir` with these parameters and inputs and its files are intact.
 
     number: of the processes it is to run on; more of them make larger updates, so the result is another one.
+    code: False lets the code of the notebook and the helpers be another.
     """
     try:
         manifest = read_manifest(run_dir, notebook)
         wanted = {name: value for name, value in parameters.items() if name != "run_dir"}
+        ignored = {} if code else dict.fromkeys(("notebook", "helpers"))
         return (
             manifest["parameters"] == wanted
             and manifest["processes"] == number
-            and manifest["inputs"] == input_hashes(notebook, run_dir, parameters)
+            and manifest["inputs"] | ignored == input_hashes(notebook, run_dir, parameters) | ignored
             and not damaged_files(run_dir, notebook)
         )
     except (ArtefactError, KeyError):
@@ -255,8 +258,11 @@ class Step:
         self.notebook = notebook
         self.parameters = params.check(notebook, values)
         self.run_dir = run_directory(self.parameters["run_dir"])
-        for needed in NEEDS[notebook]:
-            self._check(needed)
+        try:
+            for needed in NEEDS[notebook]:
+                self._check(needed)
+        except ArtefactError as error:
+            raise ArtefactError(f'{error} Or "python -m helpers.catch_up {notebook[:2]}" fills in what comes before.') from None
         self.inputs = input_hashes(notebook, self.run_dir, self.parameters)
         self.folder = self.run_dir / notebook
         self.folder.mkdir(exist_ok=True)
@@ -305,7 +311,7 @@ class Step:
             "seed": self.parameters["seed"],
             "processes": processes(),
             "inputs": self.inputs,
-            "model": _model(self.parameters["model_id"]) if first else read_manifest(self.run_dir, "01_data").get("model"),
+            "model": model_hash(self.parameters["model_id"]) if first else read_manifest(self.run_dir, "01_data").get("model"),
             "left_out": list(leave_out),
             "files": {name: sha256(path) for name, path in names.items()},
             "versions": {name: importlib.metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()},

