@@ -34,7 +34,7 @@ class Renderer(IPythonRenderer):
     """nbconvert's Markdown renderer; links lead to the other pages, formulas are drawn, badges left out."""
 
     def __init__(self, source):
-        super().__init__(escape=False, exclude_anchor_links=True)
+        super().__init__(escape=False)
         self.source = source
 
     def link(self, text, url, title=None):
@@ -43,7 +43,7 @@ class Renderer(IPythonRenderer):
         path, mark, anchor = url.partition("#")
         if path and "://" not in path and not path.startswith("mailto:"):
             target = posixpath.normpath(posixpath.join(posixpath.dirname(self.source), path))
-            if target in sources() or target == "index.html":
+            if target in sources():
                 url = posixpath.relpath(page_of(target), posixpath.dirname(self.source) or ".") + mark + anchor
             else:  # not among the pages: in the repository
                 repository, ref = refresh.repository()
