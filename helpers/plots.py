@@ -122,6 +122,6 @@ def training_time(profiled, taken):
     bars = right.barh([*taken][::-1], [*taken.values()][::-1], color="#d9822b")
     right.bar_label(bars, fmt="%.1f s", padding=3)
     right.set(title="One setting after another, the same rows", xlabel="seconds per step", xlim=(0, 1.15 * max(taken.values())))
-    shares = ", ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
-    seconds = ", ".join(f"{name} {time:.1f} s" for name, time in taken.items())
+    shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
+    seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
     return _described(figure, f"Left, a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.")
