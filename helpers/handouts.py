@@ -34,8 +34,14 @@ class Renderer(IPythonRenderer):
     """nbconvert's Markdown renderer; links lead to the other pages, formulas are drawn, badges left out."""
 
     def __init__(self, source):
-        super().__init__(escape=False)
+        super().__init__(escape=False, exclude_anchor_links=True)
         self.source = source
+
+    def heading(self, text, level, **attrs):
+        anchor = re.sub("<[^>]*>", "", text).replace(" ", "-")  # as in JupyterLab
+        if self.source.endswith(".md"):  # as on GitHub
+            anchor = re.sub(r"[^\w-]", "", anchor).lower()
+        return super().heading(text, level, id=anchor)
 
     def link(self, text, url, title=None):
         if not text:  # held a badge
