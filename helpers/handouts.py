@@ -63,7 +63,8 @@ class Renderer(IPythonRenderer):
         from matplotlib.mathtext import math_to_image
 
         drawn = io.BytesIO()
-        depth = math_to_image(f"${body}$", drawn, format="svg")  # in points, as the sizes in the file, for letters of 10
+        readable = body.replace(r"\frac", r"\dfrac")
+        depth = math_to_image(f"${readable}$", drawn, format="svg")  # in points, as the sizes in the file, for letters of 10
         height = float(re.search(r' height="([\d.]+)pt"', drawn.getvalue().decode()).group(1))
         size = f"height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
         data = base64.b64encode(drawn.getvalue()).decode()
@@ -96,7 +97,7 @@ def pages():
     """All pages, the contents page among them: {path relative to the output folder: HTML}."""
     notebooks = {source: read(source) for source in sources()}
     contents = "\n".join(f"- [{title(notebook)}]({source})" for source, notebook in notebooks.items())
-    cell = nbformat.v4.new_markdown_cell(f"# Fine-tune Llama 3 with LoRA on your own data\n\n{contents}")
+    cell = nbformat.v4.new_markdown_cell(f"# Fine-tune Llama 3 with LoRA on your own data\n\nThe notebooks as they were run.\n\n{contents}")
     notebooks["index.ipynb"] = nbformat.v4.new_notebook(cells=[cell])
     exporter = Exporter(
         template_name="classic", template_file=str(TEMPLATE), exclude_input_prompt=True, exclude_output_prompt=True
