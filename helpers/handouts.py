@@ -64,7 +64,10 @@ class Renderer(IPythonRenderer):
 
         drawn = io.BytesIO()
         readable = body.replace(r"\frac", r"\dfrac")
-        depth = math_to_image(f"${readable}$", drawn, format="svg")  # in points, as the sizes in the file, for letters of 10
+        try:
+            depth = math_to_image(f"${readable}$", drawn, format="svg")  # points, as the sizes in the file; letters have 10
+        except ValueError as error:
+            raise ValueError(f"notebooks/{self.source}: the formula ${body}$ cannot be drawn; write it as matplotlib's mathtext.") from error
         height = float(re.search(r' height="([\d.]+)pt"', drawn.getvalue().decode()).group(1))
         size = f"height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
         data = base64.b64encode(drawn.getvalue()).decode()

@@ -80,6 +80,8 @@ def test_links_badges_and_formulas_in_a_page():
     assert "href" not in draw("[![Open in Colab](https://example.org/b.svg)](https://example.org)")
     page = bs4.BeautifulSoup(draw(r"By $\frac{\alpha}{r} B_{new}$ & more"), "html.parser")
     assert page.img["alt"] == r"\frac{\alpha}{r} B_{new}" and page.get_text().strip() == "By  & more"
+    with pytest.raises(ValueError, match=r"exercises/failure_lab.ipynb: the formula .*nonsense"):
+        draw(r"$\nonsense$")
 
 
 def test_plots_say_what_they_show():
