@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: setup course test lab lint notebooks bundle drift audit
+.PHONY: setup course test lab html lint notebooks bundle drift audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
@@ -11,6 +11,9 @@ test: setup .venv/.test-ready ## all tests
 
 lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
+
+html: setup      ## the notebooks as pages in html/, for reading without Jupyter or network
+	$(RUN) -m helpers.handouts
 
 lint: setup
 	$(RUN) -m ruff check helpers tests notebooks/exercises classroom

@@ -11,6 +11,12 @@ def _axes(title, xlabel, ylabel, size=(7, 4)):
     return figure, axes
 
 
+def _described(figure, text):
+    """`figure`, with `text` (str) for those who cannot see it: goes into a notebook's output as image/png's "alt"."""
+    figure._repr_mimebundle_ = lambda include=None, exclude=None: ({}, {"image/png": {"alt": text}})
+    return figure
+
+
 def token_lengths(lengths, max_length):
     """Histogram of `lengths` (tokens per example); a line at `max_length` when it is in sight."""
     figure, axes = _axes("How long the examples are", "tokens per example", "examples")
@@ -18,19 +24,22 @@ def token_lengths(lengths, max_length):
     if max_length < 2 * max(lengths):
         axes.axvline(max_length, color="#c0392b", label="max_length")
         axes.legend()
-    return figure
+    middle = sorted(lengths)[len(lengths) // 2]
+    return _described(figure, f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median {middle}.")
 
 
 def losses(history, path):
     """Training and validation loss over optimizer steps, from the Trainer's log history; saved to `path`."""
     figure, axes = _axes("Loss while training", "optimizer step", "loss per answer token (nats)")
+    curves = []
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
         points = [(row["step"], row[key]) for row in history if key in row]
         axes.plot(*zip(*points, strict=True), style, label=label)
+        curves.append(f"{label} loss from {points[0][1]:.2g} at step {points[0][0]} to {points[-1][1]:.2g} at step {points[-1][0]}")
     axes.set_yscale("log")
     axes.legend()
     figure.savefig(path, dpi=120)
-    return figure
+    return _described(figure, f"Curves over the optimizer steps: {', '.join(curves)}.")
 
 
 def scores(intervals, metric):
@@ -43,7 +52,8 @@ def scores(intervals, metric):
         axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center")
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
-    return figure
+    bars = [f"{name} {100 * score:.0f} % ({100 * low:.0f} to {100 * high:.0f})" for name, (score, (low, high)) in intervals.items()]
+    return _described(figure, f"Bars of {metric.replace('_', ' ')} with 95 % intervals: {', '.join(bars)}.")
 
 
 def confusion(truth, answers, labels):
@@ -54,9 +64,12 @@ def confusion(truth, answers, labels):
     named = [answer if answer in labels else none for answer in answers]
     shown = [*labels, none] if none in named else list(labels)
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
+    drawn = ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
     axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")
-    return figure
+    counts = [
+        f"right {right}, given {given}: {drawn.confusion_matrix[i, j]}" for i, right in enumerate(shown) for j, given in enumerate(shown)
+    ]
+    return _described(figure, f"Confusion matrix. {'; '.join(counts[:100])}.")
 
 
 def memory_parts(predicted):
@@ -67,7 +80,8 @@ def memory_parts(predicted):
         predicted.loc[model].plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
         axes.set(title=model, ylabel="memory (GB)", xlabel="base held as")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
-    return figure
+    sums = [f"{model} with {way} {size:.3g} GB" for (model, way), size in predicted.sum(axis=1).items()]
+    return _described(figure, f"Stacked bars of predicted memory, a panel for each model: {', '.join(sums)}.")
 
 
 def predicted_and_measured(parts, measured):
@@ -80,7 +94,8 @@ def predicted_and_measured(parts, measured):
     axes.bar("measured", measured, color="#555555")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    sizes = ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
+    return _described(figure, f"Two bars of memory: predicted {base:.0f} MB ({sizes}), measured {measured:.0f} MB.")
 
 
 KINDS = {  # which operations of PyTorch's profiler are what
@@ -107,4 +122,6 @@ def training_time(profiled, taken):
     bars = right.barh([*taken][::-1], [*taken.values()][::-1], color="#d9822b")
     right.bar_label(bars, fmt="%.1f s", padding=3)
     right.set(title="One setting after another, the same rows", xlabel="seconds per step", xlim=(0, 1.15 * max(taken.values())))
-    return figure
+    shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
+    seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
+    return _described(figure, f"Left, a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.")
