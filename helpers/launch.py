@@ -36,7 +36,7 @@ def processes(asked, config):
         settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LaunchError(f"--accelerate-config {config}: there is no such file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:
         raise LaunchError(f"--accelerate-config {config} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict) or "distributed_type" not in settings:
         raise LaunchError(f"--accelerate-config {config} is not a file that `accelerate config` writes.")

@@ -4,12 +4,21 @@ Defaults live in each notebook's cell tagged `parameters`; this module only says
 """
 
 import json
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-Text = Annotated[str, Field(strict=True)]
-Name = Annotated[str, Field(strict=True, min_length=1)]
+
+def _writable(text):
+    if re.search("[\0\ud800-\udfff]", text):  # no file name may hold the one, no UTF-8 file the others
+        raise PydanticCustomError("unwritable", "Input should not hold the character NUL or half of a surrogate pair")
+    return text
+
+
+Text = Annotated[str, Field(strict=True), AfterValidator(_writable)]
+Name = Annotated[str, Field(strict=True, min_length=1), AfterValidator(_writable)]
 Fraction = Annotated[float, Field(gt=0, lt=0.9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Flag = StrictBool
@@ -77,6 +86,7 @@ RULES = {
 }
 
 NOTEBOOKS = tuple(RULES)
+TEXTS = {name for rules in RULES.values() for name, rule in rules.items() if rule in (Text, Name)}
 
 
 class ParameterError(ValueError):
@@ -130,5 +140,11 @@ def _check_one(name, value, rule):
     except ValidationError as error:
         said = error.errors()[0]["msg"]
         wanted = said[6:] if said.startswith("Input should") else f"should be valid: {said}"
-        shown = json.dumps(value, default=str)[:80]
-        raise ParameterError(f"Parameter {name} was {shown}, but it {wanted}.") from None
+        raise ParameterError(f"Parameter {name} was {_shown(value)}, but it {wanted}.") from None
+
+
+def _shown(value):
+    try:
+        return json.dumps(value, default=str)[:80]
+    except (ValueError, TypeError, RecursionError):  # YAML can hold a list that holds itself
+        return f"a {type(value).__name__}"

@@ -44,6 +44,7 @@ class NotebookError(RuntimeError):
     """A notebook did not finish; the message says where, why, and where the executed notebook is."""
 
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)  # of YAML: also dates like 2024-13-45, and nesting without end
 FULL = re.compile(r"No space left|Disk quota exceeded|inline_container\.cc")  # the last: torch.save, which gives no reason
 REFUSED = (UsageError, launch.LaunchError, params.ParameterError)  # before anything has started
 FAILED = (NotebookError, artefacts.ArtefactError)
@@ -70,7 +71,7 @@ def read_yaml(option, path):
         given = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
     except FileNotFoundError:
         raise UsageError(f"{option} {path}: there is no such file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise UsageError(f"{option} {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise UsageError(f"{option} {path}: should hold lines of the form 'name: value'.")
@@ -82,8 +83,8 @@ def overrides(options, combination=()):
     given = {**(read_yaml("--params", options.params) if options.params else {}), **dict(combination)}
     for name, text in options.p:
         try:
-            given[name] = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+            given[name] = yaml.safe_load(text) if text and name not in params.TEXTS else text
+        except UNREADABLE:
             given[name] = text
     if given.pop("run_dir", None):
         raise UsageError("run_dir: give it with --run-dir, so that all notebooks share one.")
@@ -95,7 +96,7 @@ def overrides(options, combination=()):
             raise UsageError(f"{name}: unknown parameter; {hint}")
     # Paths are meant from where the command was typed; the notebooks run in their own folder.
     for name in ("data_path", "model_id"):
-        if name in given and isinstance(given[name], str) and Path(given[name]).exists():
+        if name in given and isinstance(given[name], str) and os.path.exists(given[name]):  # False for impossible names
             given[name] = str(Path(given[name]).resolve())
     return given
 
@@ -185,7 +186,7 @@ def execute(notebook, run_dir, parameters):
 
 
 def disk_full(said, run_dir):
-    """What to do about an error (its text) that speaks of a full disk, as a sentence after a space; "" for another."""
+    """What to do about an error (its text) that speaks of a full disk, as a line of its own; "" for another."""
     if not FULL.search(said):
         return ""
     used = [run_dir, *(path for path in (models.cache_folder().parent, Path(tempfile.gettempdir())) if path.is_dir())]
@@ -193,7 +194,7 @@ def disk_full(said, run_dir):
     left = f"{memory.readable(shutil.disk_usage(folder).free)} free"
     if hasattr(os, "statvfs") and not os.statvfs(folder).f_favail:
         left = "no room for more files, however small"
-    return f" The disk of {folder} has {left}: make room, then run the same command again; finished steps are kept."
+    return f"\nThe disk of {folder} has {left}: make room, then run the same command again; finished steps are kept."
 
 
 def unwritten(error, run_dir):

@@ -170,6 +170,16 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path):
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 
+def test_too_little_space_is_said_before_and_after(tmp_path):
+    step = types.SimpleNamespace(notebook="04_merge_push", run_dir=tmp_path, folder=tmp_path)
+    artefacts.Step.check_space(step, 1)
+    with pytest.raises(artefacts.ArtefactError, match=f"04_merge_push writes about 1000000000.0 GB, and {tmp_path} has .* free"):
+        artefacts.Step.check_space(step, 1e18)
+    for said in ("[Errno 28] No space left on device", "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"):
+        assert "make room, then run the same command again" in runner.disk_full(said, tmp_path)
+    assert runner.disk_full("CUDA out of memory", tmp_path) == ""
+
+
 def test_grid_refuses_before_it_starts_and_reports_what_fails(tiny, tmp_path):
     (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"thing {i},{'up' if i % 2 else 'down'}\n" for i in range(40)))
     (tmp_path / "grid.yaml").write_text(f"data_path: mine.csv\nmodel_id: {tiny}\nlora_r: [4, -1]\nlora_targets: [q_proj, none_such]\n")

@@ -2,7 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from test_runner import run
@@ -47,6 +51,23 @@ def test_the_first_error_is_said(tmp_path):
     script.write_text("raise ValueError('lora_r was too large')\n")
     assert launch.run(script, log, 2) == "ValueError: lora_r was too large"
     assert "lora_r was too large" in log.read_text()
+
+
+def test_no_training_process_outlives_its_runner(tmp_path):
+    script = tmp_path / "waits.py"
+    script.write_text("import os, time\nfrom helpers import launch\nlaunch.end_with_runner()\n"
+                      f"open({str(tmp_path)!r} + f'/{{os.getpid()}}.pid', 'w').close()\ntime.sleep(300)\n")
+    code = "import sys; from helpers import launch; launch.run(*sys.argv[1:], 2)"
+    runner = subprocess.Popen([sys.executable, "-c", code, str(script), str(tmp_path / "log")], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*.pid"))) < 2:
+        assert time.monotonic() < deadline and runner.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(runner.pid).children(recursive=True)
+    assert {int(path.stem) for path in tmp_path.glob("*.pid")} < {process.pid for process in started}
+    runner.kill()
+    runner.wait()
+    assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)

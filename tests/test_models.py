@@ -1,5 +1,8 @@
 """Models: the adapter's file, the pad row, gradients after an evaluation, merging."""
 
+import shutil
+
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -65,3 +68,25 @@ def test_merged_equals_adapter_on_an_unquantized_base(tiny):
         expected = model.eval()(batch).logits
         assert torch.allclose(expected, model.merge_and_unload()(batch).logits, atol=1e-4)
     assert isinstance(model, PeftModel)
+
+
+def test_a_model_that_is_cut_off_is_said_and_the_default_one_fetched_again(tiny, tmp_path, monkeypatch, capsys):
+    cut = shutil.copytree(tiny, tmp_path / "cut")
+    assert models.find(str(cut)) == str(cut)
+    weights = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(models.ModelError, match="model.safetensors is cut off or damaged: copy the folder again"):
+        models.find(str(cut))
+
+    def no_network(folder):
+        raise models.ModelError("Could not download")
+
+    monkeypatch.setattr(models, "cache_folder", lambda: cut)
+    monkeypatch.setattr(models, "_download", no_network)
+    with pytest.raises(models.ModelError, match="Could not download"):
+        models.find(models.DEFAULT_MODEL)
+    assert "in the cache is damaged (model.safetensors): it is fetched again" in capsys.readouterr().err
+    monkeypatch.setattr(models, "ROOM", 1e18)
+    with pytest.raises(models.ModelError, match=f"cannot be kept in {tmp_path} .* free\\).*XDG_CACHE_HOME"):
+        models.find(models.DEFAULT_MODEL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.lock"]

@@ -1,5 +1,6 @@
 """Whatever is given for a parameter is accepted as allowed, or refused in one sentence that names the parameter."""
 
+import argparse
 import ast
 import math
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helpers import artefacts, params
+from helpers import artefacts, params, run
 
 DEFAULTS = {
     notebook: {
@@ -43,9 +44,32 @@ def test_every_value_is_accepted_or_refused_by_name(where, value):
         assert name in said and said.endswith(".") and "\n" not in said and len(said) < 400, said
         return
     kept = checked[name]
+    assert b"\0" not in str(kept).encode()
     assert type(kept) in (type(DEFAULTS[notebook][name]), int if isinstance(kept, int) else float)
     assert not isinstance(kept, float) or math.isfinite(kept)
     assert params.check(notebook, checked) == checked  # what was accepted once is accepted as it is
+
+
+TYPED = st.one_of(
+    st.text(max_size=12), st.sampled_from([
+        "", "Answer: yes or no", "2024-13-45", "9" * 5000, "[" * 1500, "0x", "1:99999", "=", "<<: 1", "*a", "!!python/none x",
+        "yes", "no", "~", "none", ".nan", ".inf", "-.inf", "1e400", "0", "-1", "1_000", "0.5", "0.9999999", "float16", "hub", "local",
+        "nf4", "q_proj", ",", "a/b", "1KB", "\ud800", "a\tb", "{a: [}", "- x", "&a [*a]"]),
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from(sorted({name for _, name in NAMES} - {"run_dir"})), TYPED, min_size=1, max_size=3))
+@example({"system_prompt": "Answer: yes or no"})
+@example({"push_to": "hub", "load_from": "local", "hub_repo_id": ""})
+def test_whatever_is_typed_is_accepted_or_refused_by_name(typed):
+    try:
+        changed = run.overrides(argparse.Namespace(params=None, p=typed.items()))
+        own = {n: {k: v for k, v in changed.items() if k in d} for n, d in DEFAULTS.items()}
+        params.check_together({n: params.check(n, d | own[n]) if own[n] else d for n, d in DEFAULTS.items()})
+    except params.ParameterError as error:
+        said = str(error)
+        assert any(name in said for name in typed) and said.endswith(".") and "\n" not in said and len(said) < 400, said
 
 
 @pytest.mark.parametrize(
