@@ -37,7 +37,8 @@ drift:          ## the tests with the newest allowed versions, and what differs 
 audit:          ## known vulnerabilities of the pinned packages (needs the network)
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	.venv-audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.txt
+	@.venv-audit/bin/python -m pip_audit --strict --no-deps --disable-pip -r requirements.txt || { \
+		echo "Either the lines above name vulnerabilities, or a package 'could not be audited': then the service that lists them was not reached." >&2; exit 1; }
 
 setup: .venv/.ready
 	@$(RUN) -m helpers.models
