@@ -80,6 +80,13 @@ def test_form_of_exercises(name):
     assert sum(cell.source.startswith("checks.") for cell in solution.cells) == len(tasks)
 
 
+def test_form_of_the_failure_lab():
+    lab = nbformat.read(exercises.FOLDER / "failure_lab_solution.ipynb", 4)
+    assert problems(lab) == []
+    assert [int(number) for cell in lab.cells for number in re.findall(r"^## (\d+) ", cell.source)] == list(range(1, 11))
+    assert sum("checks." in cell.source for cell in lab.cells) >= 10
+
+
 def test_spoiled_notebooks_are_found():
     cleared = load("01_data")
     for cell in cleared.cells:
@@ -127,7 +134,7 @@ def test_stored_outputs_are_what_the_code_gives(course):
 
 
 def test_solutions_outputs_are_what_the_code_gives(course):
-    done = nbval([exercises.FOLDER / f"{name}_solution.ipynb" for name in params.NOTEBOOKS], course[1])
+    done = nbval(exercises.solutions(), course[1])
     assert done.returncode == 0, done.stdout[-6000:]
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
 
