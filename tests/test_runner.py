@@ -1,15 +1,19 @@
 """The runner: what it refuses, what it skips, and a whole small course."""
 
 import json
+import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
+MARKUP = "<script>alert(1)</script>"  # must stay text for whoever reads a notebook
 
-def run(*arguments, cwd=None):
+
+def run(*arguments, cwd=None, **environment):
     command = [sys.executable, "-m", "helpers.run", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=os.environ | environment)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +42,21 @@ def test_a_broken_file_is_said_in_one_sentence(tmp_path):
 
 
 def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
-    rows = [f"{'good' if i % 2 else 'bad'} thing number {i},{'up' if i % 2 else 'down'}" for i in range(40)]
-    (tmp_path / "mine.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    small = ["--run-dir", tmp_path / "a run", "-p", "data_path", "mine.csv", "-p", "model_id", tiny,
-             "-p", "epochs", 1]
-    done = run(*small, cwd=tmp_path)
+    rows = [f"{'good' if i % 2 else 'bad'} thing number {i} {MARKUP},{'<b>up' if i % 2 else 'down'}" for i in range(40)]
+    (tmp_path / "mine.csv").write_text("\r\n".join(["text,label", *rows]) + "\r\n", encoding="utf-8-sig", newline="")
+    token = "hf_" + "Planted" * 5
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text(token)
+    out = tmp_path / "ein \"Lauf\" für's Büro"
+    small = ["--run-dir", out, "-p", "data_path", "mine.csv", "-p", "model_id", tiny, "-p", "epochs", 1,
+             "-p", "near_duplicate", 1]
+    done = run(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr[-3000:]
-    out = tmp_path / "a run"
+    assert token not in done.stdout + done.stderr
+    assert [path for path in out.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
+    for path in (out / "notebooks").glob("*.ipynb"):
+        for shown in (o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])):
+            assert "<script" not in shown.get("data", {}).get("text/html", ""), path.name
     for name in ("01_data/test.jsonl", "02_quantize_and_lora/adapter_config.json", "03_train/loss.png",
                  "03_train/adapter/adapter_model.safetensors", "04_merge_push/merged/config.json",
                  "04_merge_push/merge_check.json", "05_evaluate/predictions.jsonl", "notebooks/05_evaluate.ipynb"):
