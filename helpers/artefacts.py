@@ -17,7 +17,7 @@ from helpers import memory, params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate")
-TOOLS = ("run", "launch", "refresh", "exercises", "check_environment", "catch_up", "bundle")  # no result depends on them
+TOOLS = ("run", "launch", "refresh", "exercises", "check_environment", "catch_up", "bundle", "handouts")  # no result depends on them
 NEEDS = {
     "01_data": (),
     "02_quantize_and_lora": ("01_data",),

@@ -72,7 +72,9 @@ def fetch_default_model():
 
 def _damaged_file(folder):
     """Name of a file that a model cannot do without and that is cut off or unreadable in its folder (Path), or ""."""
-    from helpers import artefacts  # not at the top: check_environment must be able to report that its packages are missing
+    from helpers import (
+        artefacts,  # not at the top: check_environment must be able to report that its packages are missing
+    )
 
     files = (path for pattern in ("config.json", "tokenizer*.json", "*.safetensors") for path in sorted(folder.glob(pattern)))
     return next((path.name for path in files if artefacts.damaged(path)), "")
