@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: setup course test lab html lint notebooks bundle drift audit
+.PHONY: setup course test lab html lint notebooks bundle drift pins audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
@@ -33,6 +33,14 @@ drift:          ## the tests with the newest allowed versions, and what differs 
 	.venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.txt
 	-.venv-drift/bin/python -m pip freeze --exclude-editable | diff -i -U0 requirements.txt - | grep -i '^[-+][a-z]'
 	.venv-drift/bin/python -m pytest -q -W default::DeprecationWarning -W default::FutureWarning
+
+# For the oldest Python the course allows. What torch needs for NVIDIA GPUs is left out: its own builds bring it or not.
+pins:           ## the newest allowed versions into requirements.txt; "make test" afterwards
+	$(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-pins/bin/uv pip compile --quiet requirements.in requirements-dev.in -o .venv-pins/all.txt --python-version 3.11 --no-annotate --no-header
+	grep -vE '^(cuda|nvidia|triton)' .venv-pins/all.txt > .venv-pins/requirements.txt
+	cp .venv-pins/requirements.txt requirements.txt
 
 audit:          ## known vulnerabilities of the pinned packages (needs the network)
 	$(PYTHON) -m venv .venv-audit
