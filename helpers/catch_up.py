@@ -136,12 +136,7 @@ def fill_in(before, run_dir="", from_run="", arguments=()):
     finally:
         lock.release(force=True)
     if todo:
-        offline = os.environ.get("HF_HUB_OFFLINE")
-        try:
-            run.course(run.parse(["--run-dir", str(target), "--from", todo[0], "--until", todo[-1], *arguments]))
-        finally:
-            if offline is None:  # a notebook that called this goes on in the same process
-                os.environ.pop("HF_HUB_OFFLINE", None)
+        run.course(run.parse(["--run-dir", str(target), "--from", todo[0], "--until", todo[-1], *arguments]))
     done = {action: [notebook for notebook, each, _ in steps if each == action] for action in ("keep", "copy", "run")}
     said = [f"{word} {', '.join(done[action])}" for action, word in (("keep", "kept"), ("copy", "copied"), ("run", "ran")) if done[action]]
     print(f"{'; '.join(said) or 'nothing to fill in'}, in {time.monotonic() - start:.1f} s. {before} can start.", flush=True)
@@ -157,18 +152,7 @@ def main(arguments=None):
     parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="as for helpers.run")
     options = parser.parse_args(arguments)
     further = [*(["--params", options.params] if options.params else []), *(word for pair in options.p for word in ("-p", *pair))]
-    try:
-        fill_in(options.before, options.run_dir, options.from_run, further)
-    except run.REFUSED as error:
-        print(error, file=sys.stderr)
-        return 2
-    except run.FAILED as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on.", file=sys.stderr)
-        return 130
-    return 0
+    return run.exit_code(lambda: fill_in(options.before, options.run_dir, options.from_run, further), options.run_dir)
 
 
 if __name__ == "__main__":

@@ -159,11 +159,16 @@ def read_rows(path):
     return Dataset.from_list(rows, features=Features(columns))
 
 
+def visible(text):
+    """`text` for print(): what a terminal would obey instead of showing becomes U+FFFD; line breaks and tabs stay."""
+    return CONTROL.sub("\ufffd", text)
+
+
 def show_mask(tokenizer, ids, mask):
     """The tokens with the trained ones marked, for `display(..., raw=True)`: HTML (orange) and plain text (brackets)."""
     spans, plain = [], []
     for token, trained in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True):
-        piece = CONTROL.sub("\ufffd", tokenizer.convert_tokens_to_string([token]))
+        piece = visible(tokenizer.convert_tokens_to_string([token]))
         text = html.escape(piece).replace("\n", "⏎<br>")
         style = "background:#f5a623;color:#000" if trained else "color:#777"
         spans.append(f'<span style="{style}">{text}</span>')

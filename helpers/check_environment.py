@@ -5,7 +5,6 @@ Nothing outside the standard library is imported before it has been found missin
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -106,24 +105,13 @@ def check_cores(number=None):
     return OK, f"{number}", ""
 
 
-def memory_gb():
-    """(total, free) memory of this machine or container in GB (10^9 bytes); raises ImportError without psutil."""
-    import psutil
-
-    total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
-    limit = Path("/sys/fs/cgroup/memory.max")  # containers have less than their machine
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        total = min(total, int(limit.read_text()))
-        free = min(free, total - int(limit.with_name("memory.current").read_text()))
-    return total / GB, free / GB
-
-
 def check_memory(amounts=None):
-    """Room for 03; amounts: (total, free) in GB."""
+    """Room for 03; amounts: (total, free) in bytes."""
     try:
-        total, free = amounts or memory_gb()
-    except ImportError:
-        return WARNING, "unknown, because psutil is missing", SETUP
+        from helpers import memory
+    except ImportError as error:
+        return WARNING, f"unknown: {error}", SETUP
+    total, free = (amount / GB for amount in amounts or memory.main_memory())
     text = f"{total:.1f} GB, {free:.1f} free"
     if total < MEMORY:
         return FAIL, f"{text}; 03 takes {MEMORY} on its defaults", "use a larger machine, or -p batch_size 2 and -p max_length 256"
@@ -181,18 +169,11 @@ def check_model(folder=None):
     if not folder.is_dir():
         return WARNING, f"{models.DEFAULT_MODEL} is not in the cache yet", FETCH
     try:
-        for name in ("config.json", "tokenizer.json"):
-            json.loads((folder / name).read_text(encoding="utf-8"))
-        weights = folder / "model.safetensors"
-        with open(weights, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length) if length < 1e8 else b"")
-        end = 8 + length + max(about["data_offsets"][1] for name, about in header.items() if name != "__metadata__")
-        whole = end == weights.stat().st_size
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
-        return FAIL, f"{models.DEFAULT_MODEL} in {folder} is damaged", f"delete that folder, then {FETCH}"
+        wrong = models.damaged_file(folder)
+    except ImportError as error:
+        return WARNING, f"unknown: {error}", SETUP
+    if wrong:
+        return FAIL, f"{models.DEFAULT_MODEL} in {folder} is damaged: {wrong}", f"delete that folder, then {FETCH}"
     return OK, f"{models.DEFAULT_MODEL} is in the cache, whole", ""
 
 

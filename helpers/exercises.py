@@ -92,20 +92,9 @@ def out_of_step():
 
 def run(solution):
     """Run the notebook at `solution` (Path) and store its outputs in it. Raises papermill's error when a cell fails."""
-    import papermill
-    from traitlets.config import Config
-
-    url, ref = refresh.repository()
     part = solution.with_name(f"{solution.name}.part")
     try:
-        papermill.execute_notebook(
-            str(solution), str(part), kernel_name="python3", cwd=str(FOLDER), progress_bar=False, stderr_file=sys.stderr,
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )
-        notebook = nbformat.read(part, 4)
-        refresh.in_line(notebook, f"exercises/{solution.stem}", url, ref)
-        refresh.clean(notebook)
-        nbformat.write(notebook, part)
+        nbformat.write(refresh.executed(solution, part, f"exercises/{solution.stem}"), part)
         os.replace(part, solution)
     finally:
         part.unlink(missing_ok=True)

@@ -40,12 +40,12 @@ def fetch_default_model():
     from helpers import memory
 
     final = cache_folder()
-    if final.is_dir() and not _damaged_file(final):
+    if final.is_dir() and not damaged_file(final):
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{final}.lock"):
-            wrong = _damaged_file(final)
+            wrong = damaged_file(final)
             if final.is_dir() and not wrong:
                 return final
             if wrong:
@@ -70,7 +70,7 @@ def fetch_default_model():
     return final
 
 
-def _damaged_file(folder):
+def damaged_file(folder):
     """Name of a file that a model cannot do without and that is cut off or unreadable in its folder (Path), or ""."""
     from helpers import (
         artefacts,  # not at the top: check_environment must be able to report that its packages are missing
@@ -119,7 +119,7 @@ def find(model_id):
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"model_id {model_id}: the folder has no config.json, so it is not a transformers model.")
-        if wrong := _damaged_file(folder):
+        if wrong := damaged_file(folder):
             raise ModelError(f"model_id {model_id}: {wrong} is cut off or damaged: copy the folder again.")
         return str(folder.resolve())
     from helpers import access

@@ -57,30 +57,37 @@ def clean(notebook):
         raise SystemExit(f"An output holds an absolute path ({found.group()}…): nothing was written.")
 
 
-def main():
-    """Run, clean, write. Raises SystemExit when a notebook fails or holds an absolute path."""
+def executed(path, output, name):
+    """Run the notebook at `path` in its folder; returns it (NotebookNode) cleaned and in line, ready to be committed.
+
+    output: where papermill writes it while it runs (Path); name: below notebooks/, without ending, e.g. "01_data".
+    Raises papermill's error when a cell fails, SystemExit when an output holds an absolute path.
+    """
     import papermill
     from traitlets.config import Config
 
+    papermill.execute_notebook(
+        str(path), str(output), kernel_name="python3", cwd=str(path.parent), progress_bar=False, stderr_file=sys.stderr,
+        config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+    )
+    notebook = nbformat.read(output, 4)
+    in_line(notebook, name, *repository())
+    clean(notebook)
+    return notebook
+
+
+def main():
+    """Run, clean, write. Raises SystemExit when a notebook fails or holds an absolute path."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="first", default="01", choices=[name[:2] for name in params.NOTEBOOKS])
     first = parser.parse_args().first
     run_dir = artefacts.run_directory()
     os.environ.update(COURSE_RUN_DIR=str(run_dir), HF_HUB_OFFLINE="1")
-    url, ref = repository()
     (run_dir / "notebooks").mkdir(exist_ok=True)
     done = {}
     for name in (name for name in params.NOTEBOOKS if name[:2] >= first):
         print(f"{name}: running", flush=True)
-        output = run_dir / "notebooks" / f"{name}.ipynb"
-        papermill.execute_notebook(
-            str(FOLDER / f"{name}.ipynb"), str(output), kernel_name="python3", cwd=str(FOLDER),
-            progress_bar=False, stderr_file=sys.stderr,
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )
-        done[name] = nbformat.read(output, 4)
-        in_line(done[name], name, url, ref)
-        clean(done[name])
+        done[name] = executed(FOLDER / f"{name}.ipynb", run_dir / "notebooks" / f"{name}.ipynb", name)
     for name, notebook in done.items():
         part = Path(f"{FOLDER / name}.part")
         nbformat.write(notebook, part)

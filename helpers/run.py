@@ -284,6 +284,7 @@ def course(options, combination=(), earlier=()):
         except ValueError as error:
             raise UsageError(str(error)) from None
     run_dir, lock = taken(options.run_dir)
+    offline = os.environ.get("HF_HUB_OFFLINE")
     try:
         if not needs_hub(checked, run_dir):
             os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
@@ -312,12 +313,13 @@ def course(options, combination=(), earlier=()):
             print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
     finally:
         lock.release(force=True)
+        if offline is None:  # the next run of this process may need the Hub
+            os.environ.pop("HF_HUB_OFFLINE", None)
     return run_dir
 
 
 def attempt(options, combination, run_dir, earlier):
     """One run of a grid (see `grid.run`): ("done", "refused" or "failed", why)."""
-    offline = os.environ.get("HF_HUB_OFFLINE")
     try:
         course(argparse.Namespace(**{**vars(options), "run_dir": str(run_dir)}), combination, earlier)
         return "done", ""
@@ -325,9 +327,6 @@ def attempt(options, combination, run_dir, earlier):
         return "refused", str(error)
     except FAILED as error:
         return "failed", str(error)
-    finally:
-        if offline is None:  # the next run may need the Hub
-            os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 def verify(run_dir):
@@ -341,21 +340,10 @@ def verify(run_dir):
     return 1 if found else 0
 
 
-def main(arguments=None):
-    """Run the command line. Returns the exit code."""
-    options = parse(arguments)
+def exit_code(work, run_dir):
+    """Exit code of `work`, a function without arguments (None counts as 0); what it raises is said in its sentence."""
     try:
-        if options.verify:
-            return verify(options.verify)
-        if options.grid:
-            lists = read_yaml("--grid", options.grid)
-            overrides(options, lists)  # refuses unknown names before anything starts
-            root, lock = taken(options.run_dir)
-            try:
-                return grid.run(lists, root, partial(attempt, options))
-            finally:
-                lock.release(force=True)
-        show_results(course(options))
+        return work() or 0
     except REFUSED as error:
         print(error, file=sys.stderr)
         return 2
@@ -363,12 +351,31 @@ def main(arguments=None):
         print(f"\n{error}", file=sys.stderr)
         return 1
     except OSError as error:  # a disk that is full, gone, or may not be written to
-        print(f"\n{unwritten(error, Path(options.run_dir).absolute())}", file=sys.stderr)
+        print(f"\n{unwritten(error, Path(run_dir).absolute())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last finished step or checkpoint.", file=sys.stderr)
         return 130
-    return 0
+
+
+def many(options):
+    """The runs of a grid; returns the exit code."""
+    lists = read_yaml("--grid", options.grid)
+    overrides(options, lists)  # refuses unknown names before anything starts
+    root, lock = taken(options.run_dir)
+    try:
+        return grid.run(lists, root, partial(attempt, options))
+    finally:
+        lock.release(force=True)
+
+
+def main(arguments=None):
+    """Run the command line. Returns the exit code."""
+    options = parse(arguments)
+    if options.verify:
+        return verify(options.verify)
+    work = partial(many, options) if options.grid else lambda: show_results(course(options))
+    return exit_code(work, options.run_dir)
 
 
 if __name__ == "__main__":

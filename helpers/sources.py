@@ -15,6 +15,8 @@ import pandas as pd
 import pyarrow.parquet
 import zstandard
 
+from helpers import chat
+
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside data
 CLASS_FOLDERS = (
@@ -114,8 +116,8 @@ def load(data_path):
 
 
 def listed(columns):
-    """Column names as text, for a message."""
-    return ", ".join(map(str, columns)) or "none"
+    """Column names (or file names) as text, for a message."""
+    return chat.visible(", ".join(map(str, columns))) or "none"
 
 
 def _format(path):
