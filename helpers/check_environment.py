@@ -164,16 +164,16 @@ def check_accelerator():
 
 
 def check_model(folder=None):
-    """The default model in the cache, whole: the header of its weights says how long the file must be."""
+    """The default model in the cache, whole."""
     folder = folder or models.cache_folder()
     if not folder.is_dir():
         return WARNING, f"{models.DEFAULT_MODEL} is not in the cache yet", FETCH
     try:
-        wrong = models.damaged_file(folder)
+        wrong = models.damaged_file(folder, models.NEEDED)
     except ImportError as error:
         return WARNING, f"unknown: {error}", SETUP
     if wrong:
-        return FAIL, f"{models.DEFAULT_MODEL} in {folder} is damaged: {wrong}", f"delete that folder, then {FETCH}"
+        return FAIL, f"{models.DEFAULT_MODEL} in {folder} is damaged ({wrong})", f"delete that folder, then {FETCH}"
     return OK, f"{models.DEFAULT_MODEL} is in the cache, whole", ""
 
 

