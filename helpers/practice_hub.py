@@ -131,6 +131,11 @@ class Server:
         return oid
 
 
+def full(error):
+    """True for an exception that says that the disk has no space, or no room for another file."""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
 def settle(part, final):
     """Rename a finished file to its place, once its bytes are on the disk."""
     with open(part, "rb") as stream:
@@ -161,12 +166,12 @@ class Handler(RequestHandler):
         return json.loads(self.request.body or b"{}")
 
     def log_exception(self, kind, error, trace):
-        if not isinstance(error, (Refusal, *MALFORMED)):  # a refusal is an answer, the client says it
+        if not isinstance(error, (Refusal, *MALFORMED)) and not full(error):  # a refusal is an answer, the client says it
             super().log_exception(kind, error, trace)
 
     def write_error(self, status_code, **about):
         error = about["exc_info"][1]
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if full(error):
             error = Refusal(507, "The practice Hub has no space left on its disk.")
         elif isinstance(error, MALFORMED):
             error = Refusal(400, "The practice Hub does not understand this.")
