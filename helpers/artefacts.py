@@ -248,6 +248,11 @@ def _commit():
         return ""
 
 
+def _unusable(error):
+    """ArtefactError for an OSError of making or holding a folder."""
+    return ArtefactError(f"{error.filename} cannot be used: {error.strerror}: use another run directory.")
+
+
 class Step:
     """One notebook's work in a run directory: checks what it needs, then records what it made.
 
@@ -259,7 +264,10 @@ class Step:
     def __init__(self, notebook, values):
         self.notebook = notebook
         self.parameters = params.check(notebook, values)
-        self.run_dir = run_directory(self.parameters["run_dir"])
+        try:
+            self.run_dir = run_directory(self.parameters["run_dir"])
+        except OSError as error:
+            raise _unusable(error) from None
         try:
             for needed in NEEDS[notebook]:
                 self._check(needed)
@@ -267,9 +275,12 @@ class Step:
             raise ArtefactError(f'{error} Or "python -m helpers.catch_up {notebook[:2]}" fills in what comes before.') from None
         self.inputs = input_hashes(notebook, self.run_dir, self.parameters)
         self.folder = self.run_dir / notebook
-        self.folder.mkdir(exist_ok=True)
-        if os.environ.get("RANK", "0") == "0":  # of several processes the first holds the folder for all
-            self._lock = hold(self.folder, wait=15)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            if os.environ.get("RANK", "0") == "0":  # of several processes the first holds the folder for all
+                self._lock = hold(self.folder, wait=15)
+        except OSError as error:
+            raise _unusable(error) from None
         # From here until finish() the step counts as not done.
         (self.folder / "manifest.json").unlink(missing_ok=True)
         self._start = time.monotonic()

@@ -263,7 +263,8 @@ def taken(run_dir):
         path = artefacts.run_directory(run_dir)
         return path, artefacts.hold(path)
     except OSError as error:
-        raise UsageError(f"--run-dir {run_dir} cannot be used: {error.strerror}.") from None
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"--run-dir {run_dir or error.filename} cannot be used: {why}.") from None
     except ValueError:  # a NUL in it
         raise UsageError(f"--run-dir {run_dir!r} cannot be used: it is no path.") from None
 

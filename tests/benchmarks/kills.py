@@ -71,8 +71,13 @@ def start(arguments, run_dir, log):
 
 def kill(process, target):
     """SIGKILL for the "runner" or its "kernel" (the runner, when there is none yet); waits until both are gone."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    def is_kernel(child):
+        try:
+            return "ipykernel_launcher" in " ".join(child.cmdline())
+        except psutil.Error:  # just gone
+            return False
+
+    kernels = [child for child in psutil.Process(process.pid).children(recursive=True) if is_kernel(child)]
     (kernels[0] if target == "kernel" and kernels else process).send_signal(signal.SIGKILL)
     code = process.wait(timeout=120)
     psutil.wait_procs(kernels, timeout=30)
