@@ -74,7 +74,7 @@ def run(lists, root, attempt):
             print(f"{state}: {reason}", file=sys.stderr, flush=True)
         varied = {key: value for key, value in combination.items() if isinstance(lists[key], list)}
         found = figures(root / name) if state == "done" else {}
-        table.append({"run": name, **varied, "state": state, **found, "reason": reason})
+        table.append({"run": name, **varied, "state": state, **found, "reason": reason.replace("\n", " ")})
         frame = pd.DataFrame(table)
         frame.to_csv(root / "grid.csv.part", index=False)  # after every run: an interrupted grid keeps its table
         os.replace(root / "grid.csv.part", root / "grid.csv")

@@ -32,6 +32,7 @@ def tiny_course(folder):
 
     from helpers import models
 
+    models.quiet()
     tokenizer = AutoTokenizer.from_pretrained(models.fetch_default_model())
     set_seed(0)
     LlamaForCausalLM(LlamaConfig(
