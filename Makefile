@@ -31,7 +31,7 @@ drift:          ## the tests with the newest allowed versions, and what differs 
 	.venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r requirements.in -r requirements-dev.in
 	PYTHONWARNINGS=ignore .venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	.venv-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.txt
-	-.venv-drift/bin/python -m pip freeze --exclude-editable | diff -i -U0 requirements.txt - | grep -i '^[-+][a-z]'
+	-.venv-drift/bin/python -m pip freeze --all -r requirements.txt | sed '/^##/,$$d' | tr _ - | diff -i -U0 requirements.txt - | grep -i '^[-+][a-z]'
 	.venv-drift/bin/python -m pytest -q -W default::DeprecationWarning -W default::FutureWarning
 
 # For the oldest Python the course allows. What torch needs for NVIDIA GPUs is left out: its own builds bring it or not.

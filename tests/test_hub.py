@@ -137,7 +137,12 @@ def test_a_hub_that_goes_away_in_the_middle(server, tmp_path, monkeypatch):
     api, folder = server.api("hf_writes"), model_folder(tmp_path / "m")
     api.create_repo("ann/m", private=True)
     before = hashes(folder)
-    monkeypatch.setattr(practice_hub.Upload, "data_received", lambda self, chunk: server.stop())
+
+    def go_away(self, chunk):
+        server.stop()
+        self.request.connection.stream.close()  # at once: so small a body may be here whole
+
+    monkeypatch.setattr(practice_hub.Upload, "data_received", go_away)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with pytest.raises(hub.HubError, match="cannot be reached any more") as caught, hub.connection("hub", tmp_path, "ann/m"):
         api.upload_folder(repo_id="ann/m", folder_path=folder)
