@@ -44,7 +44,7 @@ def train(folder, rows, together, max_length):
     data, run_dir = Path(folder) / "data.csv", Path(folder) / "run"
     write(data, rows, together)
     run(run_dir, "--until", "03", "-p", "data_path", data, "-p", "near_duplicate", 1, "-p", "max_length", max_length,
-        "-p", "epochs", 1, "-p", "eval_fraction", 1, "-p", "save_fraction", 1)
+        "-p", "epochs", 1, "-p", "eval_fraction", 0.99, "-p", "save_fraction", 0.99)  # once, at the end
     summary = artefacts.read_json(run_dir / "01_data" / "summary.json")
     metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
     return {
