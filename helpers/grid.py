@@ -86,14 +86,17 @@ def run(lists, root, attempt):
 
 
 def figures(run_dir):
-    """Figures of a finished run as {column: number}: validation loss, accuracy and interval of the merged model, seconds."""
+    """Figures of a finished run as {column: number}: validation loss, accuracy on the validation and the test rows, seconds."""
     found, seconds = {}, 0.0
     training, evaluation = run_dir / "03_train" / "metrics.json", run_dir / "05_evaluate" / "metrics.json"
+    merging = run_dir / "04_merge_push" / "merge_check.json"
     if training.is_file():
         found["validation_loss"] = artefacts.read_json(training)["final_validation_loss"]
+    if merging.is_file():
+        found["validation_accuracy"] = artefacts.read_json(merging)["adapter_accuracy"]
     if evaluation.is_file():
         merged = artefacts.read_json(evaluation)["systems"]["merged"]
-        found |= {"accuracy": merged["accuracy"], "low": merged["ci95"][0], "high": merged["ci95"][1]}
+        found |= {"test_accuracy": merged["accuracy"], "low": merged["ci95"][0], "high": merged["ci95"][1]}
     for notebook in params.NOTEBOOKS:
         if (run_dir / notebook / "manifest.json").is_file():
             seconds += artefacts.read_manifest(run_dir, notebook)["seconds"]
@@ -101,17 +104,17 @@ def figures(run_dir):
 
 
 def plot(frame, path):
-    """Save a plot of the runs in `frame` (from `run`): accuracy with its interval, else validation loss. Returns None."""
+    """Save a plot of the runs in `frame` (from `run`): test accuracy with its interval, else validation loss. Returns None."""
     from matplotlib.figure import Figure
 
-    measure = next((name for name in ("accuracy", "validation_loss") if name in frame), None)
+    measure = next((name for name in ("test_accuracy", "validation_loss") if name in frame), None)
     if measure is None:
         return
     rows = frame.dropna(subset=[measure]).iloc[::-1]
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="tight")
     axes = figure.subplots()
-    spread = [rows[measure] - rows["low"], rows["high"] - rows[measure]] if measure == "accuracy" else None
+    spread = [rows[measure] - rows["low"], rows["high"] - rows[measure]] if measure == "test_accuracy" else None
     axes.errorbar(rows[measure], rows["run"], xerr=spread, fmt="o", capsize=3)
-    axes.set_xlabel("accuracy of the merged model, 95 % interval" if spread else "final validation loss, nats per token")
+    axes.set_xlabel("accuracy of the merged model on the test rows, 95 % interval" if spread else "final validation loss, nats per token")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
