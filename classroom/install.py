@@ -102,6 +102,9 @@ def main():
     except subprocess.CalledProcessError as error:
         print(f"A step failed, its reason stands above: {' '.join(map(str, error.cmd[1:]))}. Run install.py again.", file=sys.stderr)
         return 1
+    except OSError as error:  # the disk is full, or the environment in use (JupyterLab is open)
+        print(f"{error.strerror}: {error.filename}. Close what uses it, or make room, and run install.py again.", file=sys.stderr)
+        return 1
     print(f"\ninstalled in {time.monotonic() - start:.0f} s")
     return code
 

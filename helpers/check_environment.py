@@ -24,6 +24,7 @@ else:
 GB = 1e9
 DISK = {"run directory": 2.5, "model cache": 1.5}  # GB written there: a run of the defaults, the model and its conversion
 MEMORY = 4.5  # GB that 03 takes at its peak on the defaults, and a little more
+LEAST = 2.0  # GB that the libraries and the default model take before anything is trained
 FOLDERS = {
     "run directory": "name another folder in the environment variable COURSE_RUN_DIR",
     "model cache": "name another folder in the environment variable XDG_CACHE_HOME",
@@ -113,8 +114,10 @@ def check_memory(amounts=None):
         return WARNING, f"unknown: {error}", SETUP
     total, free = (amount / GB for amount in amounts or memory.main_memory())
     text = f"{total:.1f} GB, {free:.1f} free"
+    if total < LEAST:
+        return FAIL, f"{text}; the course takes {LEAST} before it trains", "use a larger machine"
     if total < MEMORY:
-        return FAIL, f"{text}; 03 takes {MEMORY} on its defaults", "use a larger machine, or -p batch_size 2 and -p max_length 256"
+        return WARNING, f"{text}; 03 takes {MEMORY} on its defaults", "use a larger machine, or -p batch_size 2 and -p max_length 256"
     if free < MEMORY:
         return WARNING, f"{text}; 03 takes {MEMORY} on its defaults", "close other programs before 03, or use -p batch_size 4"
     return OK, text, ""
@@ -173,7 +176,7 @@ def check_model(folder=None):
     except ImportError as error:
         return WARNING, f"unknown: {error}", SETUP
     if wrong:
-        return FAIL, f"{models.DEFAULT_MODEL} in {folder} is damaged ({wrong})", f"delete that folder, then {FETCH}"
+        return WARNING, f"{models.DEFAULT_MODEL} in {folder} is damaged ({wrong})", f"01 fetches it again, or {FETCH}"
     return OK, f"{models.DEFAULT_MODEL} is in the cache, whole", ""
 
 
@@ -206,7 +209,7 @@ def check_port():
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=5):
             return OK, "free ports on 127.0.0.1", ""
     except OSError as error:
-        return FAIL, f"no port of 127.0.0.1 can be used: {error.strerror}", "allow it, or use -p push_to none -p load_from local"
+        return WARNING, f"no port of 127.0.0.1 can be used: {error.strerror}", "allow it, or use -p push_to none -p load_from local"
 
 
 def checks():

@@ -97,8 +97,9 @@ def rows(source, shape, columns):
             chats = [_chat(value) for value in table[shape]]
         found = pd.DataFrame(chats, columns=["question", "answer", "turns", "why"], dtype=object)
     why = found.pop("why")
-    ids = source.table["id"].astype(str) if "id" in source.table else None
-    found.insert(0, "id", ids if ids is not None and ids.is_unique else [f"row{i}" for i in range(1, len(table) + 1)])
+    ids = [_plain(value) for value in source.table["id"]] if "id" in source.table else []
+    usable_ids = bool(ids) and all(map(_is_text, ids)) and len(set(ids)) == len(ids)
+    found.insert(0, "id", ids if usable_ids else [f"row{i}" for i in range(1, len(table) + 1)])
 
     empty = {name: pd.Series([_empty(value) for value in found[name]]) for name in ("question", "answer")}
     text = pd.Series([_is_text(q) and _is_text(a) for q, a in zip(found["question"], found["answer"], strict=True)])
@@ -221,7 +222,7 @@ def _chat(value):
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _no_chat(f"{value[:30]!r} is no list of turns")
     if _empty(value):
         return None, None, None, "no turn"

@@ -6,13 +6,26 @@ import re
 
 import numpy as np
 
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Thai to Chinese
+WORDS = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+
 
 def bootstrap_interval(correct, samples, seed):
     """95 % percentile-bootstrap interval of a mean (Efron 1979). Returns (low, high).
 
-    correct: one number per test row, 0–1; samples: resamples drawn; seed: int.
+    correct: one number per test row, 0–1; samples: resamples drawn; seed: int. When all rows are right, or all wrong,
+    every resample is the same; then it is the exact interval (Clopper and Pearson 1934).
     """
-    correct = np.asarray(correct, dtype=float)
+    from scipy.stats import binomtest
+
+    if set(np.unique(correct)) in ({0}, {1}):
+        exact = binomtest(int(sum(correct)), len(correct)).proportion_ci(0.95)
+        return float(exact.low), float(exact.high)
+    return _bootstrap(correct, samples, seed)
+
+
+def _bootstrap(values, samples, seed):
+    correct = np.asarray(values, dtype=float)
     generator, means = np.random.default_rng(seed), []
     for start in range(0, samples, 500):  # blocks keep memory bounded for large test sets
         drawn = generator.integers(0, len(correct), (min(500, samples - start), len(correct)))
@@ -32,7 +45,7 @@ def compare(tuned, rival, samples, seed):
     from scipy.stats import binomtest, permutation_test
 
     difference = np.asarray(tuned, dtype=float) - np.asarray(rival, dtype=float)
-    low, high = bootstrap_interval(difference, samples, seed)
+    low, high = _bootstrap(difference, samples, seed)
     mean = float(difference.mean())
     if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
         won, lost = int((difference > 0).sum()), int((difference < 0).sum())
@@ -40,7 +53,7 @@ def compare(tuned, rival, samples, seed):
     else:
         test = "permutation"
         p_value = float(permutation_test(
-            (difference,), np.mean, permutation_type="samples", n_resamples=samples, vectorized=True,
+            (difference,), np.mean, permutation_type="samples", n_resamples=samples, vectorized=True, batch=500,
             rng=np.random.default_rng(seed),
         ).pvalue) if len(difference) > 1 else 1.0
     verdict = ("better" if mean > 0 else "worse") if p_value < 0.05 and mean else "not shown"
@@ -64,8 +77,8 @@ def smallest_difference(rows, discordant=0.2, power=0.8):
 
 
 def words(text):
-    """Lower-case words and numbers of a text (list of str)."""
-    return re.findall(r"\w+", text.casefold())
+    """Lower-case words and numbers of a text (list of str); each character of scripts that put no spaces between words."""
+    return WORDS.findall(text.casefold())
 
 
 def token_f1(given, right):
@@ -113,5 +126,6 @@ def per_field(given, right):
 
 def _hits(given, right):
     """{field of `right`: whether `given` has the same value}; written out, so that 1 is not true."""
+    written = lambda value: json.dumps(value, sort_keys=True)
     got = parsed(given) or {}
-    return {name: name in got and json.dumps(got[name]) == json.dumps(value) for name, value in parsed(right).items()}
+    return {name: name in got and written(got[name]) == written(value) for name, value in parsed(right).items()}

@@ -90,16 +90,16 @@ def figures(run_dir):
     found, seconds = {}, 0.0
     training, evaluation = run_dir / "03_train" / "metrics.json", run_dir / "05_evaluate" / "metrics.json"
     merging = run_dir / "04_merge_push" / "merge_check.json"
-    if training.is_file():
+    current = {notebook for notebook in params.NOTEBOOKS if artefacts.follows(notebook, run_dir)}  # not of earlier results
+    if "03_train" in current:
         found["validation_loss"] = artefacts.read_json(training)["final_validation_loss"]
-    if merging.is_file():
+    if "04_merge_push" in current:
         found["validation_accuracy"] = artefacts.read_json(merging)["adapter_accuracy"]
-    if evaluation.is_file():
+    if "05_evaluate" in current:
         merged = artefacts.read_json(evaluation)["systems"]["merged"]
         found |= {"test_accuracy": merged["accuracy"], "low": merged["ci95"][0], "high": merged["ci95"][1]}
-    for notebook in params.NOTEBOOKS:
-        if (run_dir / notebook / "manifest.json").is_file():
-            seconds += artefacts.read_manifest(run_dir, notebook)["seconds"]
+    for notebook in current:
+        seconds += artefacts.read_manifest(run_dir, notebook)["seconds"]
     return found | {"seconds": round(seconds, 1)}
 
 

@@ -32,8 +32,8 @@ def about(model_id):
     """
     if model_id == models.DEFAULT_MODEL:
         found = dict(zip(("hub_id", "licence"), DEFAULT, strict=True))
-    elif Path(model_id).is_dir():
-        found = {"hub_id": None, "licence": _licence_in(Path(model_id) / "README.md")}
+    elif Path(model_id).expanduser().is_dir():
+        found = {"hub_id": None, "licence": _licence_in(Path(model_id).expanduser() / "README.md")}
     else:
         found = {"hub_id": model_id, "licence": _licence_at(model_id)}
     found |= {"name": Path(found["hub_id"] or model_id).name, "link": None, "built_with": "", "notice": ""}
@@ -57,9 +57,9 @@ def _licence_in(card):
 
 def _licence_at(hub_id):
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     try:
         return (HfApi().model_info(hub_id).card_data or {}).get("license") or "unknown"
-    except (HfHubHTTPError, OfflineModeIsEnabled):
+    except (HTTPError, OfflineModeIsEnabled):  # also: no network
         return "unknown"

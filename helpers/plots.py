@@ -64,7 +64,10 @@ def confusion(truth, answers, labels):
     named = [answer if answer in labels else none for answer in answers]
     shown = [*labels, none] if none in named else list(labels)
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    drawn = ConfusionMatrixDisplay.from_predictions(truth, named, labels=shown, ax=axes, cmap="Blues", colorbar=False)
+    ticks = [label.replace("$", r"\$") for label in shown]  # matplotlib would read formulas between two of them
+    drawn = ConfusionMatrixDisplay.from_predictions(
+        truth, named, labels=shown, display_labels=ticks, ax=axes, cmap="Blues", colorbar=False
+    )
     axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")
     counts = [
         f"right {right}, given {given}: {drawn.confusion_matrix[i, j]}" for i, right in enumerate(shown) for j, given in enumerate(shown)

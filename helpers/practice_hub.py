@@ -55,7 +55,7 @@ class Server:
 
     def __init__(self, folder, accounts):
         self.folder, self.accounts, self.uploads = Path(folder), accounts, {}
-        self.endpoint = None
+        self.endpoint = self._failed = None
 
     def __enter__(self):
         for name in ("objects", "repositories"):
@@ -66,6 +66,9 @@ class Server:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
         self._thread.start()
         started.wait()
+        if self._failed:
+            self._thread.join()
+            raise self._failed
         return self
 
     def __exit__(self, *error):
@@ -89,7 +92,12 @@ class Server:
         ]
         application = Application(routes, hub=self, default_handler_class=Unknown, log_function=lambda handler: None)
         server = HTTPServer(application, max_body_size=BODY_BYTES)
-        sockets = bind_sockets(0, "127.0.0.1")
+        try:
+            sockets = bind_sockets(0, "127.0.0.1")
+        except OSError as error:
+            self._failed = error
+            started.set()
+            return
         server.add_sockets(sockets)
         self.endpoint = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
         started.set()
@@ -261,7 +269,7 @@ class Info(Handler):
     def get(self, repo_id, revision):
         repository = self.repository(repo_id)
         oid, files = self.files(repository, revision)
-        card = card_head(self.hub.object_path(files["README.md"]["sha256"]).read_text()) if "README.md" in files else {}
+        card = card_head(self.hub.object_path(files["README.md"]["sha256"]).read_text(encoding="utf-8")) if "README.md" in files else {}
         self.finish({
             "id": repo_id, "modelId": repo_id, "author": repo_id.split("/")[0], "sha": oid, "private": repository["private"],
             "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": card.get("tags", []), "cardData": card,

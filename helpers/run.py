@@ -140,7 +140,7 @@ def spread(options, chosen):
 def needs_hub(checked, run_dir):
     """True when these parameters take data or a model from the Hub or send one there, or 04 did so in `run_dir`."""
     model_id = checked["01_data"]["model_id"]
-    model_here = model_id == models.DEFAULT_MODEL or Path(model_id).is_dir()
+    model_here = model_id == models.DEFAULT_MODEL or Path(model_id).expanduser().is_dir()
     data_here = (FOLDER / Path(checked["01_data"]["data_path"]).expanduser()).exists()
     pushed = run_dir / "04_merge_push" / "push.json"
     was_pushed = pushed.is_file() and artefacts.read_json(pushed)["push_to"] == "hub"
@@ -235,16 +235,16 @@ def _record(run_dir, notebook, suffix):
 
 
 def show_results(run_dir):
-    """Print what each notebook took and, when there are figures, the results table."""
+    """Print what each notebook took and, when there are figures, the results table; nothing that is of earlier results."""
     print(f"\n{'notebook':<24}{'seconds':>9}{'peak MB':>9}")
     for notebook in params.NOTEBOOKS:
-        try:
+        if artefacts.follows(notebook, run_dir):
             manifest = artefacts.read_manifest(run_dir, notebook)
-        except artefacts.ArtefactError:
-            continue
-        print(f"{notebook:<24}{manifest['seconds']:>9.0f}{manifest['peak_memory_mb']:>9}")
+            print(f"{notebook:<24}{manifest['seconds']:>9.0f}{manifest['peak_memory_mb']:>9}")
+        elif (run_dir / notebook / "manifest.json").is_file():
+            print(f"{notebook:<24}{'made from earlier results than these, not shown':>50}")
     path = run_dir / "05_evaluate" / "metrics.json"
-    if path.is_file() and (path.parent / "manifest.json").is_file():
+    if artefacts.follows("05_evaluate", run_dir):
         metrics = artefacts.read_json(path)
         print(f"\n{'system':<24}{'accuracy':>9}   95 % interval   ({metrics['test_rows']} test rows)")
         for name, row in metrics["systems"].items():
@@ -363,6 +363,8 @@ def many(options):
     """The runs of a grid; returns the exit code."""
     lists = read_yaml("--grid", options.grid)
     overrides(options, lists)  # refuses unknown names before anything starts
+    for name in (name for name, _ in options.p if isinstance(lists.get(name), list)):
+        raise UsageError(f"-p {name}: the grid varies {name}; leave it out here, or there.")
     root, lock = taken(options.run_dir)
     try:
         return grid.run(lists, root, partial(attempt, options))
@@ -373,9 +375,10 @@ def many(options):
 def main(arguments=None):
     """Run the command line. Returns the exit code."""
     options = parse(arguments)
-    if options.verify:
-        return verify(options.verify)
-    work = partial(many, options) if options.grid else lambda: show_results(course(options))
+    if options.verify is not None:
+        work = partial(verify, options.verify)
+    else:
+        work = partial(many, options) if options.grid else lambda: show_results(course(options))
     return exit_code(work, options.run_dir)
 
 

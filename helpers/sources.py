@@ -3,6 +3,7 @@
 import codecs
 import csv
 import difflib
+import io
 import json
 import lzma
 import re
@@ -81,12 +82,14 @@ def load(data_path):
     """Read a file, a folder of files, or a Hub dataset ("owner/name"). Returns a Source.
 
     Files: CSV, TSV, JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8.
-    Of a folder, hidden files, other endings and what `datasets` writes beside data (dataset_info.json) are passed over.
+    Of a folder, hidden files and folders, other endings and what `datasets` writes beside data (dataset_info.json) are passed over.
     Of a Hub dataset the split `train` is read. Raises DataError.
     """
     path = Path(data_path).expanduser()
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if not p.is_dir() and not p.name.startswith("."))
+        inside = sorted(
+            p for p in path.rglob("*") if not p.is_dir() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
         files = [file for file in inside if file.is_file() and _format(file) and file.name not in BESIDE_DATA]
         if not files:
             hint = CLASS_FOLDERS if any(path.glob("*/*.txt")) else ""
@@ -120,15 +123,20 @@ def listed(columns):
     return chat.visible(", ".join(map(str, columns))) or "none"
 
 
-def _format(path):
+def _ending(path):
+    """The ending (str) that says what is in the file, that of a compression left out; "" without one."""
     suffixes = [s.lower() for s in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    return FORMATS.get(suffixes[-1]) if suffixes else None
+    return suffixes[-1] if suffixes else ""
+
+
+def _format(path):
+    return FORMATS.get(_ending(path))
 
 
 def _separator(path):
-    return "\t" if ".tsv" in map(str.lower, path.suffixes) else ","
+    return "\t" if _ending(path) == ".tsv" else ","
 
 
 def _text(path):
@@ -168,7 +176,9 @@ def _read(path):
                 _swallowed(path, table)
             return table
         if kind == "parquet":
-            return _with_names(pd.read_parquet(path), pyarrow.parquet.read_schema(path))
+            with fsspec.open(str(path), "rb", compression="infer") as stream:
+                whole = io.BytesIO(stream.read()) if path.suffix.lower() in COMPRESSIONS else path
+            return _with_names(pd.read_parquet(whole), pyarrow.parquet.read_schema(whole))
         return _read_lines(path) if kind == "jsonl" else _read_json(path)
     except UnicodeDecodeError:
         raise DataError(_not_utf8(path)) from None
@@ -261,10 +271,11 @@ def _read_json(path):
 
 def _read_hub(name):
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         dataset = load_dataset(name, split="train")
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(f"data_path {name} is no file here and could not be had from the Hub as a dataset ({reason}).") from None
     return _with_names(dataset.to_pandas(), dataset.features.arrow_schema)
@@ -308,10 +319,11 @@ def _places(path, positions):
     with _text(path) as stream:
         if kind == "csv":
             reader = csv.reader(stream, delimiter=_separator(path))
-            next(reader)
+            blank = lambda record: len(record) < 2 and not "".join(record).strip(" \t")  # pandas, too, passes over such lines
+            next(record for record in reader if not blank(record))
             before, number = reader.line_num, 0
             for record in reader:
-                if record:  # pandas, too, passes over empty lines
+                if not blank(record):
                     if number in wanted:
                         starts[number] = before + 1
                     number += 1

@@ -44,3 +44,26 @@ def test_manifest_finds_altered_files(tmp_path):
     with pytest.raises(artefacts.ArtefactError, match="01_data/train.jsonl"):
         artefacts.Step("02_quantize_and_lora", {**GOOD, "run_dir": str(tmp_path)})
     assert "token" not in json.dumps(artefacts.read_manifest(tmp_path, "01_data"))
+
+
+def test_another_model_in_the_same_folder_is_found(tmp_path):
+    model, data = tmp_path / "model", tmp_path / "mine.csv"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    data.write_text("question,answer\n")
+    values = {
+        "run_dir": str(tmp_path / "run"), "seed": 1, "data_path": str(data), "data_shape": "auto",
+        "question_column": "question", "answer_column": "answer", "task": "auto", "system_prompt": "", "model_id": str(model),
+        "max_length": 64, "too_long": "leave_out", "validation_fraction": 0.1, "test_fraction": 0.3,
+        "near_duplicate": 0.7, "max_rows": 0,
+    }
+    step = artefacts.Step("01_data", values)
+    step.finish()
+    assert artefacts.is_current("01_data", step.run_dir, step.parameters) and artefacts.follows("01_data", step.run_dir)
+    artefacts.Step("02_quantize_and_lora", {**GOOD, "run_dir": str(step.run_dir)}).finish()
+    (model / "config.json").write_text('{"other": 1}')
+    assert not artefacts.is_current("01_data", step.run_dir, step.parameters)
+    with pytest.raises(artefacts.ArtefactError, match="has changed since 01_data"):
+        artefacts.Step("02_quantize_and_lora", {**GOOD, "run_dir": str(step.run_dir)})
+    artefacts.Step("01_data", {**values, "max_length": 65}).finish()
+    assert artefacts.follows("01_data", step.run_dir)

@@ -35,7 +35,8 @@ def test_without_any_package_it_reports_and_fails():
      (lambda: check.check_packages(["packaging>=999"], []), FAIL, "needed is >=999"),
      (lambda: check.check_packages([], ["packaging==0.1", "no-such-package==1"]), WARNING, "2 of 2 are not as pinned"),
      (lambda: check.check_cores(1), WARNING, "1"), (lambda: check.check_cores(2), OK, ""),
-     (lambda: check.check_memory((4.0e9, 3.0e9)), FAIL, "4.0 GB"), (lambda: check.check_memory((8.0e9, 2.0e9)), WARNING, "2.0 free"),
+     (lambda: check.check_memory((1.5e9, 1.0e9)), FAIL, "1.5 GB"), (lambda: check.check_memory((4.0e9, 3.0e9)), WARNING, "4.0 GB"),
+     (lambda: check.check_memory((8.0e9, 2.0e9)), WARNING, "2.0 free"),
      (lambda: check.check_memory((8.0e9, 5.0e9)), OK, ""),
      (lambda: check.check_disk("run directory", artefacts.REPOSITORY / "none", 1e9), FAIL, "1.0 GB free"),
      (lambda: check.check_disk("model cache", artefacts.REPOSITORY / "none", 1e9), WARNING, "1.0 GB free"),
@@ -63,7 +64,7 @@ def test_conditions_of_the_surroundings(monkeypatch, tmp_path):
         assert "does not find this repository's helpers" in check.check_kernel()[1]
     with monkeypatch.context() as patch:
         patch.setattr(check.socket, "create_server", lambda _: (_ for _ in ()).throw(PermissionError(1, "not permitted")))
-        assert check.check_port()[:2] == (FAIL, "no port of 127.0.0.1 can be used: not permitted")
+        assert check.check_port()[:2] == (WARNING, "no port of 127.0.0.1 can be used: not permitted")
 
 
 def test_a_model_that_is_missing_or_cut(tmp_path):
@@ -72,7 +73,7 @@ def test_a_model_that_is_missing_or_cut(tmp_path):
     folder = tmp_path / "model"
     assert check.check_model(folder)[0] == WARNING
     folder.mkdir()
-    assert check.check_model(folder)[0] == FAIL
+    assert check.check_model(folder)[0] == WARNING
     for name in ("config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
     weights = folder / "model.safetensors"
@@ -81,7 +82,7 @@ def test_a_model_that_is_missing_or_cut(tmp_path):
     whole = weights.read_bytes()
     for size in (0, 5, 50, len(whole) - 1):
         weights.write_bytes(whole[:size])
-        assert check.check_model(folder)[0] == FAIL, size
+        assert check.check_model(folder)[0] == WARNING, size
 
 
 @pytest.mark.parametrize(

@@ -454,3 +454,34 @@ def test_links_that_lead_nowhere_and_files_that_may_not_be_read_are_said(tmp_pat
     monkeypatch.setattr(sources.fsspec, "open", refused)
     with pytest.raises(sources.DataError, match="a.csv may not be read by you"):
         sources.load(tmp_path / "folder" / "a.csv")
+
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    write(tmp_path / "all" / "mine.csv", GOOD)
+    write(tmp_path / "all" / ".ipynb_checkpoints" / "mine-checkpoint.csv", GOOD.replace("ab", "ba"))
+    assert [path.name for path, _ in sources.load(tmp_path / "all").files] == ["mine.csv"]
+
+
+def test_lines_of_blanks_do_not_shift_line_numbers(tmp_path):
+    path = write(tmp_path / "mine.csv", "\n" + GOOD.replace("\n", "\n \n", 2) + "   \n,\n\nlast,\n")
+    report, text = read(path)[2].to_string(), path.read_text().split("\n")
+    assert f"line {text.index(',') + 1}" in report and f"line {text.index('last,') + 1}" in report, report
+
+
+@pytest.mark.parametrize("ids", [[None, *"abcdefghijk"], ["\ud800", *"abcdefghijk"], [[1], *"abcdefghijk"]])
+def test_ids_that_cannot_name_rows_are_replaced(tmp_path, ids):
+    path = write(tmp_path / "mine.jsonl", lines([{"id": name, **row} for name, row in zip(ids, ROWS, strict=True)]))
+    assert read(path)[1]["id"].tolist() == [f"row{i}" for i in range(1, 13)]
+
+
+def test_the_last_ending_decides_and_parquet_may_be_compressed(tmp_path):
+    assert len(read(write(tmp_path / "old.tsv.csv", GOOD))[1]) == 12
+    pd.DataFrame(ROWS).to_parquet(tmp_path / "mine.parquet")
+    packed = write(tmp_path / "packed.parquet.gz", gzip.compress((tmp_path / "mine.parquet").read_bytes()))
+    assert len(read(packed)[1]) == 12
+
+
+def test_a_chat_of_endless_brackets_is_no_chat(tmp_path):
+    good = [{"messages": json.dumps(chat(("user", q), ("assistant", "ab"[i % 2])))} for i, q in enumerate(QUESTIONS)]
+    path = write(tmp_path / "mine.jsonl", lines([*good, {"messages": "[" * 100_000}]))
+    assert len(read(path)[1]) == 12

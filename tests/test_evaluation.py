@@ -15,6 +15,13 @@ def test_bootstrap_agrees_with_the_binomial():
     assert abs(low - (0.75 - half)) < 0.01 and abs(high - (0.75 + half)) < 0.01
 
 
+def test_an_interval_when_all_rows_are_wrong_or_right_is_not_empty():
+    low, high = evaluation.bootstrap_interval([0] * 300, 100, 0)
+    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 300))
+    assert evaluation.bootstrap_interval([True] * 300, 100, 0) == pytest.approx((1 - high, 1))
+    assert evaluation.compare([1, 1, 0], [1, 1, 0], 100, 0)["ci95"] == [0, 0]
+
+
 def test_mcnemar_counts_the_rows_where_one_is_right():
     tuned, rival = np.array([1] * 12 + [0] * 3 + [1] * 50), np.array([0] * 12 + [1] * 3 + [1] * 50)
     found = evaluation.compare(tuned, rival, 1000, 0)
@@ -69,6 +76,9 @@ def test_scores_of_free_answers():
     assert evaluation.field_accuracy('{"b": null, "a": 2}', right) == 0.5
     assert evaluation.field_accuracy("{", right) == 0 and evaluation.field_accuracy('{"a": 1}', right) == 0.5
     assert evaluation.parsed("[1]") is None
+    assert evaluation.field_accuracy('{"a": {"y": 2, "x": 1}}', '{"a": {"x": 1, "y": 2}}') == 1
+    assert evaluation.words("GPT-4说我喜欢2苹果") == ["gpt", "4", *"说我喜欢", "2", *"苹果"]
+    assert evaluation.token_f1("我喜欢苹果", "我喜欢苹果和梨") == pytest.approx(10 / 12)
 
 
 def test_fields_are_counted_one_by_one():

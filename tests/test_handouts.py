@@ -90,6 +90,7 @@ def test_plots_say_what_they_show():
 
     from helpers import plots
 
+    plots.confusion(["$5_$9", "none"], ["none", "none"], ["$5_$9", "none"]).canvas.draw()  # no formula
     figure = plots.scores({"majority": (0.5, (0.44, 0.56)), "merged": (0.89, (0.86, 0.93))}, "accuracy")
     _, metadata = DisplayFormatter().format(figure)
     plt.close(figure)

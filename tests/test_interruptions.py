@@ -27,6 +27,8 @@ def test_a_folder_in_use_is_refused_and_a_dead_process_holds_nothing(tmp_path):
     with pytest.raises(artefacts.ArtefactError, match=f"in use by process {holder.pid}"):
         artefacts.hold(tmp_path)
     assert runner.main(["--run-dir", str(tmp_path)]) == 1
+    with pytest.raises(artefacts.ArtefactError, match=f"in use by process {holder.pid}"):  # a notebook opened meanwhile
+        artefacts._leave_to_its_runner(tmp_path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     artefacts.hold(tmp_path).release()
@@ -193,6 +195,7 @@ def test_grid_refuses_before_it_starts_and_reports_what_fails(tiny, tmp_path):
     assert table["state"].tolist() == ["done", "failed", "refused", "refused"]
     assert done.stdout.count("01_data: running") == 1
     assert run("--verify", tmp_path / "grid" / table["run"][0]).returncode == 0
+    assert "the grid varies lora_r" in run(*given, "-p", "lora_r", 4, cwd=tmp_path).stderr
     (tmp_path / "grid.yaml").write_text("lora_rr: [1]\n")
     assert "did you mean lora_r?" in run(*given, cwd=tmp_path).stderr
     (tmp_path / "grid.yaml").write_text("lora_r: []\n")

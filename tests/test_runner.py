@@ -78,5 +78,6 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
     assert again.returncode == 0 and again.stdout.count("unchanged, skipped") == 5
     other = run(*small, "-p", "learning_rate", "2e-4", "--until", "03", cwd=tmp_path)
     assert other.returncode == 0 and other.stdout.count("unchanged, skipped") == 2, other.stdout
+    assert other.stdout.count("made from earlier results") == 2 and "accuracy" not in other.stdout
     refused = run(*small, "-p", "learning_rate", "2e-4", "-p", "merge_tolerance", 0, "--until", "04", cwd=tmp_path)
     assert refused.returncode == 1 and "This merge is not pushed: mean KL divergence" in refused.stderr

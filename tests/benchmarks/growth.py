@@ -108,6 +108,8 @@ def main():
     options = parser.parse_args()
     if options.answers:
         return answers(options.answers)
+    if max(options.rows) > 900:
+        parser.error("--rows: data/inbox.csv has no more than 900 documents.")
 
     results = {}
     for title, sizes, size in (
