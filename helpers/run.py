@@ -285,7 +285,8 @@ def course(options, combination=(), earlier=()):
         except ValueError as error:
             raise UsageError(str(error)) from None
     run_dir, lock = taken(options.run_dir)
-    offline = os.environ.get("HF_HUB_OFFLINE")
+    before = {name: os.environ.get(name) for name in ("COURSE_RUN_DIR", "HF_HUB_OFFLINE")}
+    os.environ["COURSE_RUN_DIR"] = str(run_dir)  # 01 checks the disk of this folder
     try:
         if not needs_hub(checked, run_dir):
             os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
@@ -314,8 +315,8 @@ def course(options, combination=(), earlier=()):
             print(f"{notebook}: done in {time.monotonic() - start:.0f} s, peak {peak} MB", flush=True)
     finally:
         lock.release(force=True)
-        if offline is None:  # the next run of this process may need the Hub
-            os.environ.pop("HF_HUB_OFFLINE", None)
+        for name, value in before.items():  # the next run of this process may need the Hub, or be elsewhere
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     return run_dir
 
 
