@@ -44,6 +44,11 @@ def run_directory(run_dir=""):
     return path
 
 
+def hidden(path, folder):
+    """True when the name of `path`, or of a folder between it and `folder` (Paths), begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def sha256(path):
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as stream:
@@ -121,7 +126,7 @@ def input_hashes(notebook, run_dir, parameters):
     hashes = {needed: fingerprint(read_manifest(run_dir, needed)) for needed in NEEDS[notebook]}
     if notebook == "01_data":
         path = REPOSITORY / "notebooks" / Path(parameters["data_path"]).expanduser()
-        inside = (p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+        inside = (p for p in path.rglob("*") if p.is_file() and not hidden(p, path))
         files = sorted(inside) if path.is_dir() else [path] if path.is_file() else []
         try:
             hashes["data"] = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest() if files else "missing"
@@ -194,9 +199,8 @@ def verify(run_dir):
 
 def _files(folder, left_out):
     """{name: Path} of the results in a notebook's folder: no hidden files, none of the sub-folders left out."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not hidden(p, folder))
     names = {p.relative_to(folder).as_posix(): p for p in paths}
-    names = {n: p for n, p in names.items() if not any(part.startswith(".") for part in n.split("/"))}
     return {n: p for n, p in names.items() if n.split("/")[0] not in left_out and n != "manifest.json"}
 
 

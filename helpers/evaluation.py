@@ -25,11 +25,11 @@ def bootstrap_interval(correct, samples, seed):
 
 
 def _bootstrap(values, samples, seed):
-    correct = np.asarray(values, dtype=float)
+    values = np.asarray(values, dtype=float)
     generator, means = np.random.default_rng(seed), []
     for start in range(0, samples, 500):  # blocks keep memory bounded for large test sets
-        drawn = generator.integers(0, len(correct), (min(500, samples - start), len(correct)))
-        means.append(correct[drawn].mean(axis=1))
+        drawn = generator.integers(0, len(values), (min(500, samples - start), len(values)))
+        means.append(values[drawn].mean(axis=1))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet
 import zstandard
 
-from helpers import chat
+from helpers import artefacts, chat
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside data
@@ -87,9 +87,7 @@ def load(data_path):
     """
     path = Path(data_path).expanduser()
     if path.is_dir():
-        inside = sorted(
-            p for p in path.rglob("*") if not p.is_dir() and not any(part.startswith(".") for part in p.relative_to(path).parts)
-        )
+        inside = sorted(p for p in path.rglob("*") if not p.is_dir() and not artefacts.hidden(p, path))
         files = [file for file in inside if file.is_file() and _format(file) and file.name not in BESIDE_DATA]
         if not files:
             hint = CLASS_FOLDERS if any(path.glob("*/*.txt")) else ""
