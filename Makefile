@@ -6,8 +6,10 @@ RUN = .venv/bin/python
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m helpers.run
 
+# Two at a time with a thread each, then the notebooks on their defaults with all of the machine.
 test: setup .venv/.test-ready ## all tests
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not course" -n 2 --dist worksteal
+	$(RUN) -m pytest -q -m course
 
 lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks

@@ -63,7 +63,7 @@ def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
 
 
 def accuracy(run_dir, adapter, quantized):
-    """Share of test rows that the model with `adapter` answers with the exact label; prints it as JSON."""
+    """Which test rows the model with `adapter` answers with the exact label, and their share; prints both as JSON."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -80,8 +80,8 @@ def accuracy(run_dir, adapter, quantized):
     model, tokenizer = models.load_adapter(adapter, models.find(models.DEFAULT_MODEL), config, dtype)
     test = chat.read_rows(run_dir / "01_data" / "test.jsonl").to_list()
     answers = asking.answer(model, tokenizer, [row["prompt"] for row in test], 12, 16)
-    right = [found["text"] == row["answer"] for found, row in zip(answers, test, strict=True)]
-    print(json.dumps({"accuracy": sum(right) / len(right)}))
+    right = [float(found["text"] == row["answer"]) for found, row in zip(answers, test, strict=True)]
+    print(json.dumps({"accuracy": sum(right) / len(right), "right": right}))
 
 
 def matrix_rate(dtype, size=1536, rounds=20):
@@ -124,12 +124,39 @@ def call(*arguments):
     return json.loads(run([__file__, *arguments]).strip().splitlines()[-1])
 
 
+def both(run_dir, seed, options, found):
+    """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
+    common = ["-m", "helpers.run", "--run-dir", run_dir]
+    changed = {"seed": seed, "precision": options.precision, "resume": False} | ({} if options.full else DEFAULTS)
+    chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
+    run([*common, "--until", "02", "-p", "seed", seed, *([] if options.full else ["-p", "max_rows", options.rows])])
+    for _ in range(1 if options.full else options.rounds):
+        run([*common, "--from", "03", "--until", "03", "--force", *chosen])
+        metrics = json.loads((run_dir / "03_train" / "metrics.json").read_text(encoding="utf-8"))
+        used = json.loads((run_dir / "03_train" / "manifest.json").read_text(encoding="utf-8"))["parameters"]
+        ours = {name: metrics[name] for name in ("seconds", "tokens_per_second", "precision")}
+        ours |= {"seed": seed, "validation_loss": metrics["final_validation_loss"]}
+        settings = [
+            used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"], seed,
+            used["eval_fraction"],
+        ]
+        article = {"seed": seed} | call("--side", "stock", run_dir, json.dumps(settings))
+        if options.full:
+            ours |= call("--side", "accuracy", run_dir, run_dir / "03_train" / "adapter", "quantized")
+            article |= call("--side", "accuracy", run_dir, run_dir / "stock" / "adapter", "plain")
+        for side, figures in (("ours", ours), ("article", article)):
+            found[side].append(figures)
+            shown = "".join(f"  {name} {figures[name]:.3f}" for name in ("validation_loss", "accuracy") if name in figures)
+            print(f"seed {seed}  {side:8}{figures['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
+    return flops_per_token(run_dir)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200, help="rows of data/inbox.csv to use (default 200)")
     parser.add_argument("--rounds", type=int, default=3, help="times both sides are run in turn (default 3)")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--full", action="store_true", help="all rows and epochs, once, with accuracy on the test rows")
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one or several (default 1)")
+    parser.add_argument("--full", action="store_true", help="all rows and epochs, once a seed, with accuracy on the test rows")
     parser.add_argument("--precision", default="auto", help="of our side (default auto)")
     parser.add_argument("--out", help="also write the figures to this JSON file")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
@@ -140,39 +167,26 @@ def main():
             return stock(Path(run_dir), *json.loads(rest[0]))
         return accuracy(Path(run_dir), rest[0], rest[1] == "quantized")
 
-    changed = {"seed": options.seed, "precision": options.precision, "resume": False}
-    if not options.full:
-        changed |= DEFAULTS
     found = {"ours": [], "article": []}
-    with tempfile.TemporaryDirectory() as folder:
-        run_dir = Path(folder)
-        common = ["-m", "helpers.run", "--run-dir", run_dir]
-        rows = [] if options.full else ["-p", "max_rows", options.rows]
-        run([*common, "--until", "02", "-p", "seed", options.seed, *rows])
-        chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
-        for _ in range(1 if options.full else options.rounds):
-            run([*common, "--from", "03", "--until", "03", "--force", *chosen])
-            metrics = json.loads((run_dir / "03_train" / "metrics.json").read_text(encoding="utf-8"))
-            used = json.loads((run_dir / "03_train" / "manifest.json").read_text(encoding="utf-8"))["parameters"]
-            ours = {name: metrics[name] for name in ("seconds", "tokens_per_second", "precision")}
-            found["ours"].append(ours | {"validation_loss": metrics["final_validation_loss"]})
-            settings = [
-                used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"],
-                options.seed, used["eval_fraction"],
-            ]
-            found["article"].append(call("--side", "stock", run_dir, json.dumps(settings)))
-        if options.full:
-            found["ours"][0] |= call("--side", "accuracy", run_dir, run_dir / "03_train" / "adapter", "quantized")
-            found["article"][0] |= call("--side", "accuracy", run_dir, run_dir / "stock" / "adapter", "plain")
-        flops = flops_per_token(run_dir)
+    for seed in options.seed:
+        with tempfile.TemporaryDirectory() as folder:
+            flops = both(Path(folder), seed, options, found)
 
     import torch
 
+    from helpers import evaluation
+
     for side, runs in found.items():
         speed = statistics.median(one["tokens_per_second"] for one in runs)
-        figures = "".join(f"  {name} {runs[-1][name]:.3f}" for name in ("validation_loss", "accuracy") if name in runs[-1])
-        print(f"{side:8}{speed:7.0f} tokens/s (median of {len(runs)}){figures}")
-    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(*found.values(), strict=True)]
+        loss = statistics.mean(one["validation_loss"] for one in runs)
+        print(f"{side:8}{speed:7.0f} tokens/s (median of {len(runs)}), validation loss {loss:.3f} (mean)")
+    if options.full:
+        right = {side: [row for one in runs for row in one["right"]] for side, runs in found.items()}
+        found["difference"] = evaluation.compare(right["ours"], right["article"], 2000, 1)
+        low, high = (100 * end for end in found["difference"]["ci95"])
+        print(f"accuracy, ours less the article's: {100 * found['difference']['difference']:+.1f} points "
+              f"(95 % interval {low:+.1f} to {high:+.1f})")
+    ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(found["ours"], found["article"], strict=True)]
     print(f"ratio   {statistics.median(ratios):7.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
     found["ratios"] = ratios
     for dtype in (torch.float32, torch.bfloat16):
