@@ -5,7 +5,9 @@ arithmetic and FlashAttention 2 begin with 8.0 (CUDA C++ programming guide; flas
 """
 
 import bisect
+import functools
 import sys
+import time
 
 import torch
 
@@ -24,15 +26,33 @@ def _capability():
     return major + minor / 10, torch.cuda.get_device_name()
 
 
+@functools.cache
+def _bfloat16_is_faster():
+    """Whether this CPU multiplies matrices faster in bfloat16 than in float32: it may have the instructions, and its
+    libraries be told not to use them (ONEDNN_MAX_CPU_ISA, some virtual machines)."""
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    for _ in range(5):
+        for dtype in best:
+            left, right = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+            began = time.perf_counter()
+            left @ right
+            best[dtype] = min(best[dtype], time.perf_counter() - began)
+    return best[torch.bfloat16] < best[torch.float32]
+
+
 def pick_precision(precision="auto"):
     """Return (torch dtype, reason) for `precision`: auto, float32, bfloat16 or float16.
 
-    auto: bfloat16 where the hardware computes in it, else float16 on a GPU and float32 on a CPU.
+    auto: bfloat16 where the hardware computes in it (a CPU: faster than in float32, measured), else float16 on a GPU and float32 on a CPU.
     Raises ValueError for a choice that the hardware cannot do, naming the alternative.
     """
     capability, name = _capability()
     if capability is None:
-        fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast_bfloat16 = _bfloat16_is_faster()
     else:
         fast_bfloat16 = capability >= 8
     if precision == "auto":

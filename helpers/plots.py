@@ -102,9 +102,9 @@ def predicted_and_measured(parts, measured):
 
 
 KINDS = {  # which operations of PyTorch's profiler are what
-    "matrix products": ("mm", "bmm", "addmm", "linear", "scaled_dot_product"),
+    "matrix products": ("mm", "bmm", "addmm", "linear", "scaled_dot_product", "int8_linear", "int8_mixed", "int8_scaled", "int_mm"),
     "writing out the 4-bit base": ("dequantize", "gemm_4bit", "MatMul4Bit"),
-    "conversions of precision, copies": ("copy_", "_to_copy", "clone", "cat"),
+    "conversions of precision, copies": ("copy_", "to_copy", "clone", "cat"),
 }
 
 
@@ -114,17 +114,17 @@ def training_time(profiled, taken):
     parts, rest = dict.fromkeys(KINDS, 0.0), "activations, norms, sums, …"
     parts[rest] = 0.0
     for event in profiled.key_averages():
-        operation = event.key.split("::")[-1]
+        operation = event.key.split("::")[-1].lstrip("_")
         kind = next((kind for kind, names in KINDS.items() if operation.startswith(names)), rest)
         parts[kind] += event.self_cpu_time_total
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     total = sum(parts.values())
     bars = left.barh([*parts][::-1], [100 * part / total for part in parts.values()][::-1], color="#3b6ea5")
     left.bar_label(bars, fmt="%.0f %%", padding=3)
-    left.set(title="A training step, by kind of operation", xlabel="share of the time (%)", xlim=(0, 105))
+    left.set(title="Forward and backward, by kind of operation", xlabel="share of the time (%)", xlim=(0, 105))
     bars = right.barh([*taken][::-1], [*taken.values()][::-1], color="#d9822b")
     right.bar_label(bars, fmt="%.1f s", padding=3)
     right.set(title="One setting after another, the same rows", xlabel="seconds per step", xlim=(0, 1.15 * max(taken.values())))
     shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
     seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
-    return _described(figure, f"Left, a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.")
+    return _described(figure, f"Left, forward and backward of a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.")

@@ -1,5 +1,8 @@
 """What follows from the hardware, on pretended GPUs: the choice, its reason, and refusals that name the alternative."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +18,7 @@ T4, A100 = (7, 5, "Tesla T4", 15.8e9), (8, 0, "A100-SXM4-40GB", 42.3e9)
 def machine(monkeypatch):
     def pretend(gpu=None, flash=False, fast_cpu=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast_cpu)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(hardware, "_bfloat16_is_faster", lambda: fast_cpu)
         monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: flash)
         if gpu:
             monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: gpu[:2])
@@ -37,6 +39,15 @@ def test_precision_by_itself(machine, gpu, fast_cpu, dtype, why):
     machine(gpu, fast_cpu=fast_cpu)
     picked, reason = hardware.pick_precision()
     assert picked == dtype and why in reason
+
+
+@pytest.mark.parametrize("most", ["AVX2", "AVX512_CORE"])
+def test_bfloat16_switched_off_in_the_libraries_is_noticed(most):
+    done = subprocess.run(
+        [sys.executable, "-c", "from helpers import hardware; print(hardware.pick_precision()[0])"],
+        check=True, capture_output=True, text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": most},
+    )
+    assert done.stdout.strip() == "torch.float32"
 
 
 @pytest.mark.parametrize(
