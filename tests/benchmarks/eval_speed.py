@@ -2,8 +2,8 @@
 
 The merged model of a finished run answers the first test rows, in turn, in one process. Ours is `asking.answer` with
 05's batch size, in the run's precision, and once more in float32. The other is the article's transformers `pipeline`, one
-prompt at a time on the model as `from_pretrained` gives it, here in float32, with the same longest answer and greedy
-choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.) In float32 both must
+prompt at a time on the model as `from_pretrained` gives it, in float32 and in the run's precision, with the same longest
+answer and greedy choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.) In float32 both must
 give the same answers, or the command fails; another precision rounds otherwise, so there the share is printed. While
 other programs use the machine, the ratios by CPU time are the ones to trust.
 """
@@ -37,6 +37,8 @@ def main():
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     parser.add_argument("--out", help="also write the figures to this JSON file")
     options = parser.parse_args()
+    if min(options.rows, options.rounds) < 1:
+        parser.error("--rows and --rounds: at least 1.")
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,8 +63,11 @@ def main():
     def ours(dtype):
         return [row["text"] for row in asking.answer(loaded[dtype], tokenizer, prompts, longest, options.batch_size)]
 
-    sides = {"article, float32": lambda: article(loaded["float32"], tokenizer, prompts, longest)}
-    sides |= {f"ours, {dtype}": (lambda dtype=dtype: ours(dtype)) for dtype in dict.fromkeys([precision, "float32"])}
+    one_at_a_time = lambda dtype: article(loaded[dtype], tokenizer, prompts, longest)
+    sides = {
+        f"{name}, {dtype}": (lambda ask=ask, dtype=dtype: ask(dtype))
+        for name, ask in (("article", one_at_a_time), ("ours", ours)) for dtype in dict.fromkeys(["float32", precision])
+    }
     seconds, cpu, answers = {name: [] for name in sides}, {name: [] for name in sides}, {}
     for _ in range(options.rounds):
         for name, side in sides.items():
@@ -78,7 +83,7 @@ def main():
         found[name] = {"seconds": times, "cpu_seconds": cpu[name], "cpu_ratio": statistics.median(cpu_ratios),
                        "answers_per_second": len(prompts) / statistics.median(times),
                        "ratio": statistics.median(ratios), "ratios": ratios, "identical_answers": same}
-        print(f"{name:18}{found[name]['answers_per_second']:7.2f} answers/s   {found[name]['ratio']:5.2f} times "
+        print(f"{name:19}{found[name]['answers_per_second']:7.2f} answers/s   {found[name]['ratio']:5.2f} times "
               f"(from {min(ratios):.2f} to {max(ratios):.2f}; by CPU time {found[name]['cpu_ratio']:.2f})   identical answers {same:.1%}")
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -108,6 +108,10 @@ def main():
     options = parser.parse_args()
     if options.answers:
         return answers(options.answers)
+    for name in ("rows", "lengths"):
+        setattr(options, name, sorted(set(getattr(options, name))))
+        if len(getattr(options, name)) < 2:
+            parser.error(f"--{name}: at least two sizes, to see how time grows.")
     import pandas as pd
 
     if max(options.rows) > (there := len(pd.read_csv(INBOX))):
@@ -127,7 +131,9 @@ def main():
     found = []
     for rows in options.rows:
         command = [sys.executable, __file__, "--answers", str(rows)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
         found.append(json.loads(done.stdout.splitlines()[-1]))
     results["answers to more rows"] = found, "rows"
     show("answers to more rows", found, "rows")

@@ -1,6 +1,6 @@
 """Kill the course at random moments, start it again, and compare the end with a run that was never stopped.
 
-python tests/benchmarks/kills.py [--kills 50] [--seed 1] [--from 01] [--work DIR] [--out FILE.json]
+python tests/benchmarks/kills.py [--kills 50] [--seed 1] [--work DIR] [--out FILE.json]
 
 A kill is SIGKILL for the runner or for its kernel, in turns. Runs on a tiny random model; prints one line a kill and
 whether the adapter, predictions and metrics (without times and memory) are the same bytes. Linux and macOS.

@@ -28,7 +28,9 @@ ROUNDS = 3
 def seconds(command, **environment):
     """Seconds that `command` (list of str) takes in a process of its own."""
     began = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | environment)
+    if done.returncode:
+        sys.exit(done.stderr)
     return time.monotonic() - began
 
 
@@ -54,6 +56,8 @@ def main():
     parser.add_argument("--run-dir", default=str(artefacts.REPOSITORY / "runs" / "default"))
     parser.add_argument("--out", help="also write the figures to this JSON file")
     options = parser.parse_args()
+    if not (Path(options.run_dir) / "05_evaluate" / "metrics.json").is_file():
+        sys.exit(f"{options.run_dir} is no finished run: run the course first (make course), or name one with --run-dir.")
     nothing = seconds([sys.executable, "-c", "pass"])
     found = {"import": {}, "notebook": {}}
     print(f"{'import of':24}{'seconds':>9}   (beyond Python's own start)")

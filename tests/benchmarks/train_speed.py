@@ -1,16 +1,20 @@
 """Training speed of 03 against the article's settings: python tests/benchmarks/train_speed.py [--rows 200] [--full]
 
 Both sides train the same model on the same rows, with the same adapter, epochs and effective batch, in turn, each in a
-process of its own. Ours is notebook 03 as it stands. The other is TRL's SFTTrainer as the article sets it: float32,
-nothing quantized, micro-batches of 2, LoRA dropout 0.05, rows in random order. Tokens a second count the rows' own tokens
-and the evaluations on the way. The ceiling is what a matrix product alone would allow on this machine: 4 FLOPs a token
-and weight of the linear layers (forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too).
---full trains on all rows with the defaults and adds accuracy on the test rows. --precision float32 shows a machine
-without fast bfloat16.
+process of its own and without a GPU. Ours is notebook 03 as it stands. The other is TRL's SFTTrainer as the article sets
+it: float32, nothing quantized, micro-batches of 2, LoRA dropout 0.05, rows in random order. Tokens a second count the
+rows' own tokens, neither padding nor the rows that fill up our last update, over the time of training with the
+evaluations on the way. Validation loss is measured the same way for both, on the saved adapters: the mean over all answer
+tokens. The ceiling is what a matrix product alone would allow on this machine: 4 FLOPs a token and weight of the linear
+layers (forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too). It counts every token of
+a row; ours computes the beginning that all rows share once a batch, so its share is of the work done, not of the
+processor's rate. --full trains on all rows with the defaults and adds accuracy on the test rows, with the paired
+difference; --precision float32 shows a machine without fast bfloat16.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -55,33 +59,43 @@ def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
     began = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - began
-    losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
     model.save_pretrained(run_dir / "stock" / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(run_dir / "stock" / "adapter")
     tokens = sum(map(len, trainer.train_dataset["input_ids"])) * epochs
-    print(json.dumps({"seconds": seconds, "tokens_per_second": tokens / seconds, "validation_loss": losses[-1]}))
+    print(json.dumps({"seconds": seconds, "tokens": tokens}))
 
 
-def accuracy(run_dir, adapter, quantized):
-    """Which test rows the model with `adapter` answers with the exact label, and their share; prints both as JSON."""
+def quality(run_dir, adapter, quantized, precision, test):
+    """Prints as JSON what the model with `adapter` computes in `precision` (name of a torch dtype): `validation_loss`
+    (mean over the answer tokens, nats) and, if `test`, `right` (1.0 for each test row with the exact label) and its mean.
+    """
     import torch
     from transformers import BitsAndBytesConfig
 
-    from helpers import asking, chat, hardware, models
+    from helpers import asking, chat, models
 
     models.quiet()
-    dtype = torch.float32
-    config = None
+    dtype, config = getattr(torch, precision), None
     if quantized:
-        dtype = hardware.pick_precision()[0]
         config = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
         )
     model, tokenizer = models.load_adapter(adapter, models.find(models.DEFAULT_MODEL), config, dtype)
-    test = chat.read_rows(run_dir / "01_data" / "test.jsonl").to_list()
-    answers = asking.answer(model, tokenizer, [row["prompt"] for row in test], 12, 16)
-    right = [float(found["text"] == row["answer"]) for found, row in zip(answers, test, strict=True)]
-    print(json.dumps({"accuracy": sum(right) / len(right), "right": right}))
+    model.eval()
+    losses = []
+    for row in chat.read_rows(run_dir / "01_data" / "validation.jsonl").to_list():
+        ids, mask = chat.trained_tokens(tokenizer, row["prompt"], row["completion"])
+        with torch.inference_mode():
+            scores = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+        missed = torch.nn.functional.cross_entropy(scores, torch.tensor(ids[1:]), reduction="none")
+        losses.append(missed[torch.tensor(mask[1:])])
+    found = {"validation_loss": float(torch.cat(losses).mean())}
+    if test:
+        rows = chat.read_rows(run_dir / "01_data" / "test.jsonl").to_list()
+        answers = asking.answer(model, tokenizer, [row["prompt"] for row in rows], 12, 16)
+        right = [float(found["text"] == row["answer"]) for found, row in zip(answers, rows, strict=True)]
+        found |= {"accuracy": sum(right) / len(right), "right": right}
+    print(json.dumps(found))
 
 
 def matrix_rate(dtype, size=1536, rounds=20):
@@ -113,7 +127,8 @@ def flops_per_token(run_dir):
 
 
 def run(command):
-    done = subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True, text=True)
+    alone = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True, text=True, env=alone)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return done.stdout
@@ -126,6 +141,8 @@ def call(*arguments):
 
 def both(run_dir, seed, options, found):
     """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
+    from helpers import evaluation
+
     common = ["-m", "helpers.run", "--run-dir", run_dir]
     changed = {"seed": seed, "precision": options.precision, "resume": False} | ({} if options.full else DEFAULTS)
     chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
@@ -134,20 +151,27 @@ def both(run_dir, seed, options, found):
         run([*common, "--from", "03", "--until", "03", "--force", *chosen])
         metrics = json.loads((run_dir / "03_train" / "metrics.json").read_text(encoding="utf-8"))
         used = json.loads((run_dir / "03_train" / "manifest.json").read_text(encoding="utf-8"))["parameters"]
-        ours = {name: metrics[name] for name in ("seconds", "tokens_per_second", "precision")}
-        ours |= {"seed": seed, "validation_loss": metrics["final_validation_loss"]}
         settings = [
             used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"], seed,
             used["eval_fraction"],
         ]
-        article = {"seed": seed} | call("--side", "stock", run_dir, json.dumps(settings))
-        if options.full:
-            ours |= call("--side", "accuracy", run_dir, run_dir / "03_train" / "adapter", "quantized")
-            article |= call("--side", "accuracy", run_dir, run_dir / "stock" / "adapter", "plain")
+        article = call("--side", "stock", run_dir, json.dumps(settings))
+        ours = {"seconds": metrics["seconds"], "tokens": article["tokens"], "precision": metrics["precision"]}
+        test = "test" if options.full else "none"
+        ours |= call("--side", "quality", run_dir, run_dir / "03_train" / "adapter", "nf4", metrics["precision"], test)
+        article |= call("--side", "quality", run_dir, run_dir / "stock" / "adapter", "none", "float32", test)
         for side, figures in (("ours", ours), ("article", article)):
-            found[side].append(figures)
+            found[side].append({"seed": seed, "tokens_per_second": figures["tokens"] / figures["seconds"]} | figures)
             shown = "".join(f"  {name} {figures[name]:.3f}" for name in ("validation_loss", "accuracy") if name in figures)
-            print(f"seed {seed}  {side:8}{figures['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
+            print(f"seed {seed}  {side:8}{found[side][-1]['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
+        if options.full:
+            compared = evaluation.compare(ours["right"], article["right"], 2000, seed)
+            low, high = (100 * end for end in compared["ci95"])
+            print(f"seed {seed}  ours less the article's accuracy: {100 * compared['difference']:+.1f} points (95 % interval "
+                  f"{low:+.1f} to {high:+.1f}, {compared['test']} p = {compared['p_value']:.3f})", flush=True)
+            found.setdefault("differences", []).append(compared)
+        if options.out:  # after each pair: the next may be stopped
+            Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return flops_per_token(run_dir)
 
 
@@ -165,7 +189,10 @@ def main():
         name, run_dir, *rest = options.side
         if name == "stock":
             return stock(Path(run_dir), *json.loads(rest[0]))
-        return accuracy(Path(run_dir), rest[0], rest[1] == "quantized")
+        adapter, quantization, precision, test = rest
+        return quality(Path(run_dir), adapter, quantization == "nf4", precision, test == "test")
+    if options.rounds < 1:
+        parser.error("--rounds: at least 1.")
 
     found = {"ours": [], "article": []}
     for seed in options.seed:
@@ -174,22 +201,17 @@ def main():
 
     import torch
 
-    from helpers import evaluation
+    from helpers import hardware
 
-    for side, runs in found.items():
-        speed = statistics.median(one["tokens_per_second"] for one in runs)
-        loss = statistics.mean(one["validation_loss"] for one in runs)
-        print(f"{side:8}{speed:7.0f} tokens/s (median of {len(runs)}), validation loss {loss:.3f} (mean)")
-    if options.full:
-        right = {side: [row for one in runs for row in one["right"]] for side, runs in found.items()}
-        found["difference"] = evaluation.compare(right["ours"], right["article"], 2000, 1)
-        low, high = (100 * end for end in found["difference"]["ci95"])
-        print(f"accuracy, ours less the article's: {100 * found['difference']['difference']:+.1f} points "
-              f"(95 % interval {low:+.1f} to {high:+.1f})")
+    for side in ("ours", "article"):
+        speed = statistics.median(one["tokens_per_second"] for one in found[side])
+        means = "".join(f", {name.replace('_', ' ')} {statistics.mean(one[name] for one in found[side]):.3f}"
+                        for name in ("validation_loss", "accuracy") if name in found[side][0])
+        print(f"{side:8}{speed:7.0f} tokens/s (median of {len(found[side])}){means} (mean)")
     ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(found["ours"], found["article"], strict=True)]
     print(f"ratio   {statistics.median(ratios):7.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
     found["ratios"] = ratios
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in dict.fromkeys((torch.float32, hardware.pick_precision()[0])):  # slow bfloat16 would take minutes
         ceiling = matrix_rate(dtype) / flops
         share = statistics.median(one["tokens_per_second"] for one in found["ours"]) / ceiling
         name = str(dtype).removeprefix("torch.")
