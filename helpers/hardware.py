@@ -47,7 +47,8 @@ def _bfloat16_is_faster():
 def pick_precision(precision="auto"):
     """Return (torch dtype, reason) for `precision`: auto, float32, bfloat16 or float16.
 
-    auto: bfloat16 where the hardware computes in it (a CPU: faster than in float32, measured), else float16 on a GPU and float32 on a CPU.
+    auto: bfloat16 where the hardware computes in it (on a CPU: faster than in float32, which is measured), else float16
+    on a GPU and float32 on a CPU.
     Raises ValueError for a choice that the hardware cannot do, naming the alternative.
     """
     capability, name = _capability()

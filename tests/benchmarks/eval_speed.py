@@ -3,9 +3,9 @@
 The merged model of a finished run answers the first test rows, in turn, in one process. Ours is `asking.answer` with
 05's batch size, in the run's precision, and once more in float32. The other is the article's transformers `pipeline`, one
 prompt at a time on the model as `from_pretrained` gives it, in float32 and in the run's precision, with the same longest
-answer and greedy choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.) In float32 both must
-give the same answers, or the command fails; another precision rounds otherwise, so there the share is printed. While
-other programs use the machine, the ratios by CPU time are the ones to trust.
+answer and greedy choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.)
+In float32 both must give the same answers, or the command fails; another precision rounds otherwise, so there the share
+is printed. While other programs use the machine, the ratios by CPU time are the ones to trust.
 """
 
 import argparse

@@ -32,19 +32,21 @@ def write(path, rows, together=1):
     pd.DataFrame({"question": texts, "answer": inbox["answer"][:rows]}).to_csv(path, index=False)
 
 
-def run(run_dir, *arguments):
-    command = [sys.executable, "-m", "helpers.run", "--run-dir", run_dir, *arguments]
-    done = subprocess.run([str(part) for part in command], check=False, capture_output=True, text=True)
+def python(*arguments):
+    """What Python prints with `arguments`, in a process of its own; ends this one with its words when it fails."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
+    return done.stdout
 
 
 def train(folder, rows, together, max_length):
     """Train one epoch on `rows` rows; returns the figures (dict)."""
     data, run_dir = Path(folder) / "data.csv", Path(folder) / "run"
     write(data, rows, together)
-    run(run_dir, "--until", "03", "-p", "data_path", data, "-p", "near_duplicate", 1, "-p", "max_length", max_length,
-        "-p", "epochs", 1, "-p", "eval_fraction", 0.99, "-p", "save_fraction", 0.99)  # once, at the end
+    python("-m", "helpers.run", "--run-dir", run_dir, "--until", "03", "-p", "data_path", data, "-p", "near_duplicate", 1,
+           "-p", "max_length", max_length, "-p", "epochs", 1,
+           "-p", "eval_fraction", 0.99, "-p", "save_fraction", 0.99)  # once, at the end
     summary = artefacts.read_json(run_dir / "01_data" / "summary.json")
     metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
     return {
@@ -130,11 +132,7 @@ def main():
         show(title, found, size)
     found = []
     for rows in options.rows:
-        command = [sys.executable, __file__, "--answers", str(rows)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+        found.append(json.loads(python(__file__, "--answers", rows).splitlines()[-1]))
     results["answers to more rows"] = found, "rows"
     show("answers to more rows", found, "rows")
     if options.out:
