@@ -47,7 +47,7 @@ def end_of_turn(tokenizer):
 
 
 def check_rows(tokenizer, rows):
-    """Check what would be trained on in every row; returns {"tokens": lengths}, list of int.
+    """Check what would be trained on in every row; returns {"tokens", "answer_tokens"}: how many of each, lists of int.
 
     rows: dict of lists `id`, `prompt` and `completion` (message lists), as `datasets` hands over a batch.
     Raises ValueError, which names the row and what is wrong, unless at least one token of the answer and the end of
@@ -60,16 +60,17 @@ def check_rows(tokenizer, rows):
     starts = tokenizer.apply_chat_template(rows["prompt"], add_generation_prompt=True, tokenize=False)
     texts = tokenizer.apply_chat_template(chats, tokenize=False)
     wholes = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    expected = {}
+    expected, answers = {}, []
     for name, prompt, chat, start, text, ids in zip(rows["id"], rows["prompt"], chats, starts, texts, wholes, strict=True):
         roles = tuple(message["role"] for message in chat)
         kind = (roles, len(prompt))
         if kind not in expected:
             expected[kind] = _Expected(tokenizer, *kind)
-        wrong = expected[kind].wrong(start, text, ids)
+        wrong, trained = expected[kind].check(start, text, ids)
         if wrong:
             raise ValueError(f"Row {name} cannot be trained on: {wrong}.")
-    return {"tokens": [len(ids) for ids in wholes]}
+        answers.append(trained)
+    return {"tokens": [len(ids) for ids in wholes], "answer_tokens": answers}
 
 
 class _Expected:
@@ -111,15 +112,21 @@ class _Expected:
         prompt = self._tokens(start)
         return len(prompt) if ids[: len(prompt)] == prompt else None
 
-    def wrong(self, start, text, ids):
-        """What is wrong with training on the answer of a chat, or None; start: text of its prompt, text, ids: of the whole."""
+    def check(self, start, text, ids):
+        """(what is wrong with training on the answer of a chat, or None; how many tokens the answer has).
+
+        start: text of its prompt; text, ids: of the whole.
+        """
         places = [position for position, token in enumerate(ids) if token in self.specials]
         length = self._prompt_length(start, text, ids, places)
         if length is None:
-            return CHANGED
+            return CHANGED, 0
+        trained = ids[length:]
+        return self._wrong(ids, trained, places), len(trained)
+
+    def _wrong(self, ids, trained, places):
         if self.end is None:
             return ENDLESS
-        trained = ids[length:]
         if self.end not in trained:
             return "the token that ends the turn is not trained on"
         if trained[0] == self.end:

@@ -11,7 +11,7 @@ ANSWER = [{"role": "assistant", "content": "yes"}]
 
 
 def check(tokenizer, prompt, completion=ANSWER):
-    return chat.check_rows(tokenizer, {"id": ["r7"], "prompt": [prompt], "completion": [completion]})["tokens"]
+    return chat.check_rows(tokenizer, {"id": ["r7"], "prompt": [prompt], "completion": [completion]})
 
 
 @pytest.fixture(params=["default", "llama3"])
@@ -28,7 +28,7 @@ def test_mask_covers_answer_and_end_of_turn_only(tokenizer):
     assert trained.strip() == "yes" + tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer))
     shown = chat.show_mask(tokenizer, ids, mask)
     assert "<b>" not in shown["text/html"] and "[yes]" in shown["text/plain"] and "[What" not in shown["text/plain"]
-    assert check(tokenizer, prompt) == [len(ids)]
+    assert check(tokenizer, prompt) == {"tokens": [len(ids)], "answer_tokens": [sum(mask)]}
 
 
 def test_llama3_has_its_numbers(llama3_tokenizer):
@@ -74,7 +74,7 @@ def test_llama3_trains_on_metas_own_tokens_of_the_answer(llama3_tokenizer, roles
     ids, mask = chat.trained_tokens(llama3_tokenizer, prompt, completion)
     assert ids == start.tokens + answer
     assert mask == [False] * len(start.tokens) + [True] * len(answer)
-    assert check(llama3_tokenizer, prompt, completion) == [len(ids)]
+    assert check(llama3_tokenizer, prompt, completion)["tokens"] == [len(ids)]
 
 
 def test_a_system_turn_that_the_template_adds_is_not_trained_on(llama3_tokenizer):
@@ -84,7 +84,7 @@ def test_a_system_turn_that_the_template_adds_is_not_trained_on(llama3_tokenizer
     other = spoiled(llama3_tokenizer, llama3_tokenizer.chat_template.replace("{{ bos_token }}", dated))
     ids, mask = chat.trained_tokens(other, chat.messages("", "Hm?"), ANSWER)
     assert other.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "yes<|eot_id|>"
-    assert check(other, chat.messages("", "Hm?")) == [len(ids)]
+    assert check(other, chat.messages("", "Hm?"))["tokens"] == [len(ids)]
 
 
 def spoiled(tokenizer, template):
