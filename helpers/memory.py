@@ -105,7 +105,7 @@ def adapter_parameters(linear, r, targets=TARGETS):
 
 
 def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-                checkpointing=False, attention="sdpa"):
+                checkpointing=False, attention="sdpa", dropout=0.0):
     """Bytes that the forward pass keeps for the backward pass, output layer aside.
 
     After Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), who count what each operation of a
@@ -113,6 +113,7 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
     repeated), its output, a sum per head and position, and a padding mask ("sdpa"), or all scores ("eager"); SwiGLU saves
     three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
+    dropout: with any, adapters of one input keep no input in common but each its own, and a byte a value for what was kept.
     With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), and what enters them is not
     converted (`peft.helpers.disable_input_dtype_casting`), as 03 has it.
     """
@@ -124,14 +125,16 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
              "up_proj": hidden, "down_proj": middle}
     given = {name: width[name] for name in targets if name in width}
     shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}  # adapters of one input
-    given = {shared.get(name, name): amount for name, amount in given.items()}
-    if attention == "sdpa":
-        given.pop("o_proj", None)  # the output of attention, counted there
+    if not dropout:
+        given = {shared.get(name, name): amount for name, amount in given.items()}
+        if attention == "sdpa":
+            given.pop("o_proj", None)  # the output of attention, counted there
     if attention == "sdpa":
         attended = each * (4 * queries + length) + 4 * heads
     else:
         attended = each * (3 * queries + heads * length) + (4 * heads * length if each == 2 else 0)
-    token = 8 * hidden + 8 + attended + 3 * each * middle + each * (sum(given.values()) + lora_r * len(targets))
+    token = 8 * hidden + 8 + attended + 3 * each * middle + each * lora_r * len(targets)
+    token += (each + bool(dropout)) * sum(given.values())
     block, layers = batch * length * token, config.num_hidden_layers
     if checkpointing:
         return batch * length * each * hidden * layers + block
@@ -139,7 +142,8 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
 
 
 def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-             optimizer="adamw_torch", checkpointing=False, attention="sdpa", logit_positions=None, runtime=0, counted=None):
+             optimizer="adamw_torch", checkpointing=False, attention="sdpa", dropout=0.0, logit_positions=None, runtime=0,
+             counted=None):
     """Predicted peak memory of LoRA training, in bytes, as {part: bytes}; their sum is the peak.
 
     config: a transformers config (Llama's blocks); batch: examples per forward pass; length: tokens of its longest;
@@ -162,7 +166,7 @@ def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGE
         "gradients": 4 * count,
         "optimizer": moments,
         "activations": activations(
-            config, batch, length, quantization, lora_r, targets, precision, checkpointing, attention
+            config, batch, length, quantization, lora_r, targets, precision, checkpointing, attention, dropout
         ),
         "logits": 8 * positions * config.vocab_size,
         "workspace": BYTES[precision] * largest,

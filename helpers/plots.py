@@ -104,6 +104,7 @@ def predicted_and_measured(parts, measured):
 KINDS = {  # which operations of PyTorch's profiler are what
     "matrix products": ("mm", "bmm", "addmm", "linear", "scaled_dot_product", "int8_linear", "int8_mixed", "int8_scaled", "int_mm"),
     "writing out the 4-bit base": ("dequantize", "gemm_4bit", "MatMul4Bit"),
+    "random numbers for dropout": ("random_", "bernoulli_"),
     "conversions of precision, copies": ("copy_", "to_copy", "clone", "cat"),
 }
 

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
 
-from helpers import models
+from helpers import artefacts, models
 
 # As Llama 3's instruct models are asked, written out anew; test_chat compares it with Meta's own ChatFormat.
 LLAMA3_TEMPLATE = (
@@ -30,6 +31,14 @@ LLAMA31_CONFIG = {
 LLAMA31_GENERATION = {
     "bos_token_id": 128000, "do_sample": True, "eos_token_id": [128001, 128008, 128009], "temperature": 0.6, "top_p": 0.9,
 }
+
+
+def run_cells(notebook, wanted, names):
+    """Run with `names` (dict, added to) those code cells of a lesson that hold one of the texts of `wanted`."""
+    for cell in nbformat.read(artefacts.REPOSITORY / "notebooks" / f"{notebook}.ipynb", 4).cells:
+        if cell.cell_type == "code" and any(part in cell.source for part in wanted):
+            exec(cell.source, names)  # noqa: S102, the course's own cells
+    return names
 
 
 @pytest.fixture(scope="session")

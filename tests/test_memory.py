@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import run_cells
 from peft import LoraConfig, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
@@ -14,14 +15,16 @@ LLAMA3_8B = LlamaConfig(
 )
 
 
-def adapted(tiny, quantization, dtype, attention):
+def adapted(tiny, quantization, dtype, attention, dropout):
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
     )
     chosen = {"nf4": nf4, "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None}[quantization]
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, quantization_config=chosen, attn_implementation=attention)
     models.keep_trainable_after_evaluation(model)
-    return get_peft_model(model, LoraConfig(r=4, target_modules=list(memory.TARGETS), task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=4, lora_dropout=dropout, target_modules=list(memory.TARGETS), task_type="CAUSAL_LM")
+    names = {"torch": torch, "gpu": False, "lora_config": lora, "model": get_peft_model(model, lora)}
+    return run_cells("03_train", ["class QuickDropout"], names)["model"].train()
 
 
 def kept_for_backward(model, batch, length):
@@ -47,12 +50,14 @@ def kept_for_backward(model, batch, length):
 
 
 @pytest.mark.parametrize(
-    "quantization, precision, attention",
-    [("nf4", "bfloat16", "sdpa"), ("nf4", "bfloat16", "eager"), ("nf4", "float32", "sdpa"), ("int8", "bfloat16", "sdpa"),
-     ("none", "bfloat16", "sdpa"), ("none", "float32", "sdpa"), ("none", "float32", "eager")],
+    "quantization, precision, attention, dropout",
+    [("nf4", "bfloat16", "sdpa", 0), ("nf4", "bfloat16", "eager", 0.1), ("nf4", "float32", "sdpa", 0.1),
+     ("int8", "bfloat16", "sdpa", 0), ("none", "bfloat16", "sdpa", 0.1), ("none", "float32", "sdpa", 0),
+     ("none", "float32", "eager", 0)],
 )
-def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, attention):
-    model, config = adapted(tiny, quantization, getattr(torch, precision), attention), AutoConfig.from_pretrained(tiny)
+def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, attention, dropout):
+    config = AutoConfig.from_pretrained(tiny)
+    model = adapted(tiny, quantization, getattr(torch, precision), attention, dropout)
     linear, others = memory.shapes(config)
     real, constants, adapters = 0, 0, 0
     for name, parameter in model.named_parameters():
@@ -70,7 +75,7 @@ def test_prediction_is_what_real_tensors_take(tiny, quantization, precision, att
     assert memory.adapter_parameters(linear, 4) == adapters
 
     kept = kept_for_backward(model, 3, 40)
-    said = memory.activations(config, 3, 40, quantization, 4, precision=precision, attention=attention)
+    said = memory.activations(config, 3, 40, quantization, 4, precision=precision, attention=attention, dropout=dropout)
     assert said + (2 * adapters if precision == "bfloat16" else 0) == pytest.approx(kept, rel=0.03)
 
 
@@ -89,6 +94,7 @@ def test_more_takes_more_and_what_fits_fits(tiny):
         return sum(memory.training(config, batch, length, **settings).values())
 
     assert peak() < peak(batch=3) and peak() < peak(length=101) and peak() < peak(lora_r=32)
+    assert peak() < peak(dropout=0.1) == peak(dropout=0.5)
     assert peak(checkpointing=True) < peak() and peak(logit_positions=10) < peak(attention="sdpa")
     assert peak(optimizer="adamw_8bit") < peak() and peak(quantization="nf4") < peak(quantization="int8")
     room = peak(length=77) / 0.9e9

@@ -1,11 +1,12 @@
-"""03's loss, taken from the notebook's own cells: the same loss and gradient as the model's, whatever the batch."""
+"""03's loss and dropout, from the notebook's own cells: loss and gradient are the model's, dropout drops its share."""
 
-import nbformat
+from types import SimpleNamespace
+
 import pytest
 import torch
+from conftest import run_cells
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
-
-from helpers import artefacts
 
 
 @pytest.fixture(params=["eager", "sdpa"])
@@ -14,11 +15,7 @@ def notebook(request, tiny):
     dtype, attention = torch.float32, request.param
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, attn_implementation=attention)
     names = {"torch": torch, "dtype": dtype, "attention": attention, "gpu": False, "model": model}
-    wanted = ("def attend(", "AttentionMaskInterface.register(", "def answer_loss(")
-    for cell in nbformat.read(artefacts.REPOSITORY / "notebooks" / "03_train.ipynb", 4).cells:
-        if cell.cell_type == "code" and any(part in cell.source for part in wanted):
-            exec(cell.source, names)  # noqa: S102, the course's own cells
-    return names
+    return run_cells("03_train", ("def attend(", "AttentionMaskInterface.register(", "def answer_loss("), names)
 
 
 def batch(*rows):
@@ -78,3 +75,40 @@ def test_a_batch_as_usual_is_read_as_usual(notebook):
     alone = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
     kept = rows["attention_mask"].bool()
     torch.testing.assert_close(ours[kept], alone[kept])
+
+
+@pytest.fixture
+def quick_dropout():
+    """The class from 03."""
+    given = {"torch": torch, "gpu": True, "lora_config": SimpleNamespace(lora_dropout=0.0)}
+    return run_cells("03_train", ["class QuickDropout"], given)["QuickDropout"]
+
+
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dropout_drops_its_share_and_enlarges_the_rest(quick_dropout, p, dtype):
+    torch.manual_seed(1)
+    dropout, x = quick_dropout(p), torch.full((3, 67, 1999), 2.0, dtype=dtype, requires_grad=True)  # not a multiple of 4
+    y = dropout(x)
+    kept = y != 0
+    spread = (p * (1 - p) / x.numel()) ** 0.5
+    assert y.dtype == dtype and abs((~kept).double().mean() - p) < 5 * spread
+    assert torch.equal(y[kept].unique(), torch.full_like(y[kept][:1], 2 / (1 - p)))
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad != 0, kept) and torch.equal(x.grad, y.detach() / 2)
+    assert abs((kept[:, :-1] & kept[:, 1:]).double().mean() - (1 - p) ** 2) < 0.003  # neighbours are independent
+    again = dropout(x)
+    assert not torch.equal(again, y)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x), y)
+    assert dropout.eval()(x) is x
+
+
+def test_every_adapter_gets_the_dropout_that_was_asked_for(quick_dropout, tiny):
+    for asked in (0.05, 0.0):
+        config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], lora_dropout=asked)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config)
+        run_cells("03_train", ["class QuickDropout"], {"torch": torch, "gpu": False, "lora_config": config, "model": model})
+        found = [module.lora_dropout["default"] for module in model.modules() if hasattr(module, "lora_A")]
+        assert len(found) == 4
+        assert {(type(each).__name__, getattr(each, "p", 0)) for each in found} == {("QuickDropout" if asked else "Identity", asked)}

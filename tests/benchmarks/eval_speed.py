@@ -1,21 +1,27 @@
-"""Speed of 05's answers against the article's: python tests/benchmarks/eval_speed.py [--rows 100] [--rounds 3]
+"""Speed of 05's answers against the article's: python tests/benchmarks/eval_speed.py [--rows 60] [--rounds 3]
 
-The merged model of a finished run answers the first test rows, in turn, in one process. Ours is `asking.answer` with
-05's batch size, in the run's precision, and once more in float32. The other is the article's transformers `pipeline`, one
-prompt at a time on the model as `from_pretrained` gives it, in float32 and in the run's precision, with the same longest
-answer and greedy choice. (The article also quantizes on loading; that is left out, as it changes the answers: see 04.)
+The models that 05 asks answer the first test rows of a finished run, in turn, in one process and without a GPU: the
+merged model, the adapter on its base, the base with the same prompt and with worked examples. Ours is `asking.answer` with
+05's batch size. The other is the article's transformers `pipeline`, one prompt at a time. Both in float32 and, where that
+is another, in the run's precision, with the same longest answer and greedy choice. (Base and adapter are held as the run
+holds them. The article also quantizes the merged model on loading; that is left out, as it changes the answers: see 04.)
 In float32 both must give the same answers, or the command fails; another precision rounds otherwise, so there the share
 is printed. While other programs use the machine, the ratios by CPU time are the ones to trust.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from helpers import artefacts
+
+SYSTEMS = ("merged", "adapter", "base", "base, worked examples")
+EXAMPLES = 4  # 05's default
 
 
 def article(model, tokenizer, prompts, max_new_tokens):
@@ -28,10 +34,38 @@ def article(model, tokenizer, prompts, max_new_tokens):
     return [answer[0]["generated_text"].strip() for answer in answers]
 
 
+def load(run_dir, precision):
+    """What 05 asks, in `precision` (name of a torch dtype): {system: (model, tokenizer, whether with its adapter)}."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    from helpers import models
+
+    dtype = getattr(torch, precision)
+    given = {name: artefacts.read_json(run_dir / name / "manifest.json")["parameters"] for name in ("01_data", "02_quantize_and_lora")}
+    config = {
+        "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+                                  bnb_4bit_use_double_quant=True),
+        "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None,
+    }[given["02_quantize_and_lora"]["quantization"]]
+    merged = run_dir / "04_merge_push" / "merged"
+    plain = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype).eval()
+    adapted, tokenizer = models.load_adapter(
+        run_dir / "03_train" / "adapter", models.find(given["01_data"]["model_id"]), config, dtype
+    )
+    adapted.eval()
+    found = {"merged": (plain, AutoTokenizer.from_pretrained(merged), nullcontext)}
+    return found | {
+        name: (adapted.get_base_model(), tokenizer, nullcontext if name == "adapter" else adapted.disable_adapter)
+        for name in SYSTEMS[1:]
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100, help="test rows to answer (default 100)")
+    parser.add_argument("--rows", type=int, default=60, help="test rows to answer (default 60)")
     parser.add_argument("--rounds", type=int, default=3, help="times all sides are run in turn (default 3)")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="what is asked (default all)")
     parser.add_argument("--batch-size", type=int, default=16, help="of our side (default 16, as in 05)")
     parser.add_argument("--run-dir", default="runs/default", help="a finished run (default runs/default)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
@@ -39,55 +73,79 @@ def main():
     options = parser.parse_args()
     if min(options.rows, options.rounds) < 1:
         parser.error("--rows and --rounds: at least 1.")
+    run_dir = Path(options.run_dir)
+    if not (run_dir / "04_merge_push" / "merged").is_dir():
+        sys.exit(f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a finished run with --run-dir.")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+    import pandas as pd
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers import asking, chat, models
 
     models.quiet()
     if options.threads:
         torch.set_num_threads(options.threads)
-    run_dir = Path(options.run_dir)
-    merged = run_dir / "04_merge_push" / "merged"
-    if not merged.is_dir():
-        sys.exit(f"There is no {merged}: run the course up to 04 first (make course), or name a finished run with --run-dir.")
     rows, train = (chat.read_rows(run_dir / "01_data" / f"{name}.jsonl").to_list() for name in ("test", "train"))
+    if options.rows > len(rows):
+        parser.error(f"--rows: {run_dir} has {len(rows)} test rows.")
     prompts = [row["prompt"] for row in rows[: options.rows]]
-    precision = artefacts.read_json(run_dir / "03_train" / "metrics.json")["precision"]
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    longest = asking.room(tokenizer, [row["answer"] for row in train])
-    load = lambda dtype: AutoModelForCausalLM.from_pretrained(merged, dtype=getattr(torch, dtype)).eval()
-    loaded = {dtype: load(dtype) for dtype in {precision, "float32"}}
+    labels = artefacts.read_json(run_dir / "01_data" / "summary.json")["labels"]
+    examples = asking.pick_examples(pd.DataFrame(train), EXAMPLES, labels, 1)
+    asked = {name: asking.few_shot_prompts(prompts, examples) if "examples" in name else prompts for name in options.systems}
+    precisions = dict.fromkeys(["float32", artefacts.read_json(run_dir / "03_train" / "metrics.json")["precision"]])
+    loaded = {precision: load(run_dir, precision) for precision in precisions}
+    longest = asking.room(loaded["float32"]["merged"][1], [row["answer"] for row in train])
 
-    def ours(dtype):
-        return [row["text"] for row in asking.answer(loaded[dtype], tokenizer, prompts, longest, options.batch_size)]
+    def ask(side, precision, name):
+        """Answers (list of str) of one system, and the seconds and CPU seconds they took."""
+        model, tokenizer, adapter = loaded[precision][name]
+        began, cpu_began = time.monotonic(), time.process_time()
+        with adapter():
+            if side == "article":
+                texts = article(model, tokenizer, asked[name], longest)
+            else:
+                texts = [row["text"] for row in asking.answer(model, tokenizer, asked[name], longest, options.batch_size)]
+        return texts, time.monotonic() - began, time.process_time() - cpu_began
 
-    one_at_a_time = lambda dtype: article(loaded[dtype], tokenizer, prompts, longest)
-    sides = {
-        f"{name}, {dtype}": (lambda ask=ask, dtype=dtype: ask(dtype))
-        for name, ask in (("article", one_at_a_time), ("ours", ours)) for dtype in dict.fromkeys(["float32", precision])
-    }
-    seconds, cpu, answers = {name: [] for name in sides}, {name: [] for name in sides}, {}
+    sides = [(side, precision) for side in ("article", "ours") for precision in precisions]
+    found = {"rows": len(prompts), "batch_size": options.batch_size, "threads": torch.get_num_threads(), "systems": {}}
+    seconds, cpu = ({one: {side: [] for side in sides} for one in options.systems} for _ in range(2))
+    answers = {}
     for _ in range(options.rounds):
-        for name, side in sides.items():
-            began, cpu_began = time.monotonic(), time.process_time()
-            answers[name] = side()
-            seconds[name].append(time.monotonic() - began)
-            cpu[name].append(time.process_time() - cpu_began)
+        for name in options.systems:
+            for side in sides:
+                answers[name, side], *taken = ask(*side, name)
+                for times, time_taken in zip((seconds, cpu), taken, strict=True):
+                    times[name][side].append(time_taken)
+    every = "all together"
+    for times in (seconds, cpu):
+        times[every] = {side: [sum(column) for column in zip(*(times[name][side] for name in options.systems), strict=True)]
+                        for side in sides}
 
-    first, found = next(iter(sides)), {"rows": len(prompts), "batch_size": options.batch_size, "threads": torch.get_num_threads()}
-    for name, times in seconds.items():
-        ratios, cpu_ratios = ([a / b for a, b in zip(of[first], of[name], strict=True)] for of in (seconds, cpu))
-        same = sum(a == b for a, b in zip(answers[first], answers[name], strict=True)) / len(prompts)
-        found[name] = {"seconds": times, "cpu_seconds": cpu[name], "cpu_ratio": statistics.median(cpu_ratios),
-                       "answers_per_second": len(prompts) / statistics.median(times),
-                       "ratio": statistics.median(ratios), "ratios": ratios, "identical_answers": same}
-        print(f"{name:19}{found[name]['answers_per_second']:7.2f} answers/s   {found[name]['ratio']:5.2f} times "
-              f"(from {min(ratios):.2f} to {max(ratios):.2f}; by CPU time {found[name]['cpu_ratio']:.2f})   identical answers {same:.1%}")
+    print(f"{'':24}{'':19}{'answers/s':>10}{'times the article in float32':>34}{'by CPU time':>13}{'same answers':>14}")
+    names = [*options.systems, *([every] if len(options.systems) > 1 else [])]
+    for name in names:
+        for side in sides:
+            ratios, cpu_ratios = (
+                [a / b for a, b in zip(times[name]["article", "float32"], times[name][side], strict=True)]
+                for times in (seconds, cpu)
+            )
+            among = options.systems if name == every else [name]
+            pairs = [pair for one in among for pair in zip(answers[one, sides[0]], answers[one, side], strict=True)]
+            figures = {
+                "seconds": seconds[name][side], "cpu_seconds": cpu[name][side], "ratios": ratios,
+                "ratio": statistics.median(ratios), "cpu_ratio": statistics.median(cpu_ratios),
+                "answers_per_second": len(pairs) / statistics.median(seconds[name][side]),
+                "identical_answers": sum(a == b for a, b in pairs) / len(pairs),
+            }
+            found["systems"].setdefault(name, {})[", ".join(side)] = figures
+            spread = f"{figures['ratio']:.2f} (from {min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"{name:24}{', '.join(side):19}{figures['answers_per_second']:10.2f}{spread:>34}"
+                  f"{figures['cpu_ratio']:13.2f}{figures['identical_answers']:14.1%}")
     if options.out:
         Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if found["ours, float32"]["identical_answers"] < 1:
+    if any(found["systems"][name]["ours, float32"]["identical_answers"] < 1 for name in names):
         sys.exit("In the same precision some answers differ.")
 
 

@@ -193,6 +193,12 @@ def main():
         return quality(Path(run_dir), adapter, quantization == "nf4", precision, test == "test")
     if options.rounds < 1:
         parser.error("--rounds: at least 1.")
+    import pandas as pd
+
+    from helpers import artefacts
+
+    if options.rows > (there := len(pd.read_csv(artefacts.REPOSITORY / "data" / "inbox.csv"))):
+        parser.error(f"--rows: data/inbox.csv has {there} rows.")
 
     found = {"ours": [], "article": []}
     for seed in options.seed:
