@@ -19,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from helpers import artefacts, params
 
@@ -38,7 +39,8 @@ def first_cells(name, run_dir):
     """Seconds until the kernel of notebook `name` is up, its first code cell has run, and its first import of a helper."""
     notebook = nbformat.read(artefacts.REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
     os.environ["COURSE_RUN_DIR"] = str(run_dir)
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(artefacts.REPOSITORY / "notebooks")}})
+    quiet = Config({"KernelManager": {"transport_encryption": "auto"}})  # or each kernel warns
+    client = NotebookClient(notebook, config=quiet, resources={"metadata": {"path": str(artefacts.REPOSITORY / "notebooks")}})
     found, began = [], time.monotonic()
     with client.setup_kernel():
         found.append(time.monotonic() - began)
