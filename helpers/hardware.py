@@ -15,6 +15,7 @@ from helpers import artefacts, memory
 
 SHORT_ROWS = 256  # tokens; up to here two plain matrix products beat PyTorch's fused attention on a CPU in bfloat16
 SHORTEST = 16  # tokens; the smallest max_length that 01 allows
+ROOMY = 8  # times; a CPU's memory must hold a base written out this often
 SMALL_GPU = 24e9  # bytes; below, an 8B model in 4 bits leaves little room for optimizer states
 
 
@@ -103,16 +104,34 @@ def pick_attention(attention, dtype, longest):
     return attention, "asked for"
 
 
+def pick_storage(storage, size, quantization="nf4"):
+    """Return ("quantized" or "dequantized", reason): how a base is held while it is used.
+
+    storage: auto, quantized or dequantized; size: bytes that the base takes dequantized; quantization: nf4, int8 or none.
+    The values are the quantized ones either way. auto: dequantized on a CPU whose memory (this process's share of it) is
+    at least eight times `size`, else quantized.
+    """
+    if quantization == "none":
+        return "dequantized", "this base was not quantized"
+    if storage != "auto":
+        return storage, "asked for"
+    if torch.cuda.is_available():
+        return "quantized", "a GPU's memory is what limits, and its kernels unpack while they multiply"
+    if ROOMY * size <= memory.main_memory()[0] / artefacts.processes():
+        return "dequantized", f"a CPU would write every weight out again for each product; once takes {memory.readable(size)}"
+    return "quantized", f"dequantized it would take {memory.readable(size)}"
+
+
 def pick_optimizer(optim):
     """Return (the Trainer's `optim`, reason) for `optim`: auto or one of the Trainer's names.
 
     auto: AdamW with 8-bit states that can be moved to host memory on a GPU with less than 24 GB, else plain AdamW,
-    whose states take 8 bytes for each trained parameter.
+    whose states take 8 bytes for each trained parameter, as one fused kernel.
     """
     capability, name = _capability()
     if optim == "auto":
         if capability is None:
-            return "adamw_torch", "the states of an adapter are small beside a CPU's memory"
+            return "adamw_torch_fused", "the states of an adapter are small beside a CPU's memory, and one kernel updates them"
         size = torch.cuda.get_device_properties(0).total_memory
         if size < SMALL_GPU:
             return "paged_adamw_8bit", f"{size / 1e9:.0f} GB on this {name}: states in 8 bits, moved out when it is full"

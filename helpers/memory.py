@@ -113,7 +113,7 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
     repeated), its output, a sum per head and position, and a padding mask ("sdpa"), or all scores ("eager"); SwiGLU saves
     three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
-    dropout: with any, adapters keep no input in common but each its own, and a byte a value for what was left of it.
+    dropout: with any, adapters keep no input in common but each its own, and the mask that it was multiplied by.
     With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), and what enters them is not
     converted (`peft.helpers.disable_input_dtype_casting`), as 03 has it.
     """
@@ -134,11 +134,13 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     else:
         attended = each * (3 * queries + heads * length) + (4 * heads * length if each == 2 else 0)
     token = 8 * hidden + 8 + attended + 3 * each * middle + each * lora_r * len(targets)
-    token += (each + bool(dropout)) * sum(given.values())
+    masks = each * bool(dropout)
+    token += (each + masks) * sum(given.values())
     block, layers = batch * length * token, config.num_hidden_layers
     if checkpointing:
         return batch * length * each * hidden * layers + block
-    return block * layers
+    unneeded = masks * sum(given.get(name, 0) for name in ("q_proj", "k_proj", "v_proj"))  # embeddings get no gradient
+    return block * layers - batch * length * unneeded
 
 
 def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",

@@ -174,11 +174,23 @@ def keep_trainable_after_evaluation(model):
             module.support_avx512bf16_for_cpu = False
 
 
+def dequantized(model, storage="auto"):
+    """`model` with the weights that bitsandbytes has quantized written out in its dtype, if `storage` or, when that is "auto",
+    the machine says so (`hardware.pick_storage`). The values stay those of the quantized weights."""
+    from helpers import hardware
+
+    if not getattr(model, "is_quantized", False):
+        return model
+    size = model.dtype.itemsize * model.num_parameters()
+    return model.dequantize() if hardware.pick_storage(storage, size)[0] == "dequantized" else model
+
+
 def load_adapter(adapter, model_folder, quantization_config, dtype):
     """Load a saved adapter onto its base. Returns (model, tokenizer).
 
     adapter: folder with LoRA tensors and tokenizer; the pad row that the adapter does not hold is put back.
     model_folder: the base, as from `find`; quantization_config: BitsAndBytesConfig or None; dtype: torch dtype.
+    A quantized base is held as `dequantized` finds best.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -187,6 +199,7 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
     model = AutoModelForCausalLM.from_pretrained(
         model_folder, dtype=dtype, quantization_config=quantization_config, device_map=device()
     )
+    model = dequantized(model)
     add_pad_row(model, tokenizer)
     keep_trainable_after_evaluation(model)
     return PeftModel.from_pretrained(model, adapter), tokenizer

@@ -60,6 +60,7 @@ RULES = {
         "warmup_ratio": Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)],
         "optim": Literal["auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"],
         "precision": Literal["auto", "float32", "bfloat16", "float16"],
+        "base_storage": Literal["auto", "quantized", "dequantized"],
         "attention": Literal["auto", "sdpa", "eager", "flash_attention_2"],
         "eval_fraction": Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],
         "save_fraction": Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)],

@@ -83,13 +83,27 @@ def test_attention(machine):
 @pytest.mark.parametrize(
     "gpu, optim, picked, why",
     [(T4, "auto", "paged_adamw_8bit", "16 GB"), (A100, "auto", "adamw_torch_fused", "42 GB"),
-     (None, "auto", "adamw_torch", "CPU"), (None, "paged_adamw_8bit", "adamw_8bit", "no GPU memory to page"),
+     (None, "auto", "adamw_torch_fused", "CPU"), (None, "paged_adamw_8bit", "adamw_8bit", "no GPU memory to page"),
      (A100, "paged_adamw_8bit", "paged_adamw_8bit", "asked for")],
 )
 def test_optimizer(machine, gpu, optim, picked, why):
     machine(gpu)
     found, reason = hardware.pick_optimizer(optim)
     assert found == picked and why in reason
+
+
+def test_storage_of_a_quantized_base(machine, monkeypatch):
+    machine(A100)
+    assert hardware.pick_storage("auto", 1e6)[0] == "quantized"
+    assert hardware.pick_storage("dequantized", 1e12) == ("dequantized", "asked for")
+    assert hardware.pick_storage("quantized", 1e6, "none") == ("dequantized", "this base was not quantized")
+    machine(None)
+    monkeypatch.setattr(memory, "main_memory", lambda: (16e9, 1e9))
+    assert hardware.pick_storage("auto", 2e9)[0] == "dequantized"
+    picked, reason = hardware.pick_storage("auto", 2.1e9)
+    assert picked == "quantized" and "2.1 GB" in reason
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert hardware.pick_storage("auto", 2e9)[0] == "quantized"  # each process has half
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,37 @@ def test_a_model_that_is_cut_off_is_said_and_the_default_one_fetched_again(tiny,
     with pytest.raises(models.ModelError, match=f"cannot be kept in {tmp_path} .* free\\).*XDG_CACHE_HOME"):
         models.find(models.DEFAULT_MODEL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.lock"]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_written_out_a_quantized_base_computes_the_same(tiny, quantization, dtype):
+    """Logits and the adapters' gradients, with NF4 to the last bit."""
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )
+    config = {"nf4": nf4, "int8": BitsAndBytesConfig(load_in_8bit=True)}[quantization]
+    found = {}
+    for storage in ("quantized", "dequantized"):
+        model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, quantization_config=config)
+        model = models.dequantized(model, storage)
+        models.keep_trainable_after_evaluation(model)
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).train()
+        batch = torch.arange(5, 25)[None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = model(input_ids=batch, labels=batch)
+        out.loss.backward()
+        gradients = torch.cat([p.grad.flatten() for n, p in model.named_parameters() if "lora_" in n])
+        found[storage] = out.logits, gradients
+        assert any("bit" in type(module).__name__ for module in model.modules()) == (storage == "quantized")
+    for one, other in zip(*found.values(), strict=True):
+        if quantization == "nf4":
+            assert torch.equal(one, other)
+        else:
+            assert torch.nn.functional.cosine_similarity(one.flatten().float(), other.flatten().float(), dim=0) > 0.999
+
+
+def test_what_was_never_quantized_stays_as_it_is(tiny):
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    assert models.dequantized(model, "dequantized") is model
