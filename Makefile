@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 # As in helpers/run.py, for JupyterLab and the tests: threads that wait for one whose core is taken soon sleep.
-export GOMP_SPINCOUNT ?= 10000
+export GOMP_SPINCOUNT ?= 30000
 
 .PHONY: setup course test lab html lint notebooks bundle drift pins audit
 

@@ -288,7 +288,7 @@ def course(options, combination=(), earlier=()):
     before = {name: os.environ.get(name) for name in ("COURSE_RUN_DIR", "HF_HUB_OFFLINE")}
     os.environ["COURSE_RUN_DIR"] = str(run_dir)  # 01 checks the disk of this folder
     # PyTorch's threads on Linux: by default they spin while another program has one's core, and a step takes 30 times as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         if not needs_hub(checked, run_dir):
             os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it
