@@ -66,7 +66,7 @@ def main():
     parser.add_argument("--rows", type=int, default=60, help="test rows to answer (default 60)")
     parser.add_argument("--rounds", type=int, default=3, help="times all sides are run in turn (default 3)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="what is asked (default all)")
-    parser.add_argument("--batch-size", type=int, default=16, help="of our side (default 16, as in 05)")
+    parser.add_argument("--batch-size", type=int, default=32, help="of our side (default 32, as in 05)")
     parser.add_argument("--run-dir", default="runs/default", help="a finished run (default runs/default)")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     parser.add_argument("--out", help="also write the figures to this JSON file")
