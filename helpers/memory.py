@@ -112,8 +112,8 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     block saves, counted again for Llama's block with LoRA: RMSNorm saves its input in float32; frozen matrices save
     nothing, adapters their input and their r values; attention saves queries, keys and values (those of grouped queries
     repeated, which 03 on a CPU does without), its output, a sum per head and position, and a padding mask ("sdpa"), or
-    all scores ("eager"); SwiGLU saves
-    three vectors of the intermediate size. checkpointing: the input of each block, and one block while it is computed again.
+    all scores ("eager"); SwiGLU saves three vectors of the intermediate size. checkpointing: the input of each block,
+    and one block while it is computed again.
     dropout: with any, adapters keep no input in common but each its own, and the mask that it was multiplied by
     (as in 03 on a CPU; PyTorch's dropout on a GPU keeps a byte a value of the mask, a little less).
     With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), and what enters them is not
