@@ -15,7 +15,7 @@ def notebook(request, tiny):
     dtype, attention = torch.float32, request.param
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype, attn_implementation=attention)
     names = {"torch": torch, "dtype": dtype, "attention": attention, "gpu": False, "model": model}
-    return run_cells("03_train", ("def attend(", "AttentionMaskInterface.register(", "def answer_loss("), names)
+    return run_cells("03_train", ("def grouped(", "def attend(", "AttentionMaskInterface.register(", "def answer_loss("), names)
 
 
 def batch(*rows):
