@@ -105,7 +105,7 @@ def adapter_parameters(linear, r, targets=TARGETS):
 
 
 def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-                checkpointing=False, attention="sdpa", dropout=0.0):
+                checkpointing=False, attention="sdpa", dropout=0.0, shared_masks=False):
     """Bytes that the forward pass keeps for the backward pass, output layer aside.
 
     After Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), who count what each operation of a
@@ -114,8 +114,8 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     repeated, which 03 on a CPU does without), its output, a sum per head and position, and a padding mask ("sdpa"), or
     all scores ("eager"); SwiGLU saves three vectors of the intermediate size. checkpointing: the input of each block,
     and one block while it is computed again.
-    dropout: with any, adapters keep no input in common but each its own, and the mask that it was multiplied by
-    (as in 03 on a CPU; PyTorch's dropout on a GPU keeps a byte a value of the mask, a little less).
+    dropout: with any, adapters keep no input in common but each its own, and the mask that it was multiplied by, a byte
+    a value, as PyTorch on a GPU; or (shared_masks, as 03 on a CPU) all together two masks of the widest input.
     With a 16-bit precision the adapters' float32 weights are used in 16 bits (autocast), and what enters them is not
     converted (`peft.helpers.disable_input_dtype_casting`), as 03 has it.
     """
@@ -136,18 +136,19 @@ def activations(config, batch, length, quantization="nf4", lora_r=16, targets=TA
     else:
         attended = each * (3 * queries + heads * length) + (4 * heads * length if each == 2 else 0)
     token = 8 * hidden + 8 + attended + 3 * each * middle + each * lora_r * len(targets)
-    masks = each * bool(dropout)
+    masks = int(bool(dropout) and not shared_masks)
     token += (each + masks) * sum(given.values())
     block, layers = batch * length * token, config.num_hidden_layers
+    pool = batch * length * 2 * each * max(given.values(), default=0) if dropout and shared_masks else 0
     if checkpointing:
-        return batch * length * each * hidden * layers + block
+        return batch * length * each * hidden * layers + block + pool
     unneeded = masks * sum(given.get(name, 0) for name in ("q_proj", "k_proj", "v_proj"))  # embeddings get no gradient
-    return block * layers - batch * length * unneeded
+    return block * layers - batch * length * unneeded + pool
 
 
 def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGETS, precision="bfloat16",
-             optimizer="adamw_torch", checkpointing=False, attention="sdpa", dropout=0.0, logit_positions=None, runtime=0,
-             counted=None):
+             optimizer="adamw_torch", checkpointing=False, attention="sdpa", dropout=0.0, shared_masks=False, logit_positions=None,
+             runtime=0, counted=None):
     """Predicted peak memory of LoRA training, in bytes, as {part: bytes}; their sum is the peak.
 
     config: a transformers config (Llama's blocks); batch: examples per forward pass; length: tokens of its longest;
@@ -170,7 +171,7 @@ def training(config, batch, length, quantization="nf4", lora_r=16, targets=TARGE
         "gradients": 4 * count,
         "optimizer": moments,
         "activations": activations(
-            config, batch, length, quantization, lora_r, targets, precision, checkpointing, attention, dropout
+            config, batch, length, quantization, lora_r, targets, precision, checkpointing, attention, dropout, shared_masks
         ),
         "logits": 8 * positions * config.vocab_size,
         "workspace": BYTES[precision] * largest,

@@ -1,7 +1,5 @@
 """03's loss and dropout, from the notebook's own cells: loss and gradient are the model's, dropout drops its share."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import run_cells
@@ -78,17 +76,21 @@ def test_a_batch_as_usual_is_read_as_usual(notebook):
 
 
 @pytest.fixture
-def quick_dropout():
-    """The class from 03."""
-    given = {"torch": torch, "gpu": True, "lora_config": SimpleNamespace(lora_dropout=0.0)}
-    return run_cells("03_train", ["class QuickDropout"], given)["QuickDropout"]
+def with_dropout(tiny):
+    """A function: tiny model with LoRA and this dropout, in this dtype, and what the cell of 03 defines (dict)."""
+    def build(p, dtype=torch.float32):
+        config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], lora_dropout=p)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny, dtype=dtype), config)
+        return run_cells("03_train", ["class QuickDropout"], {"torch": torch, "gpu": False, "lora_config": config, "model": model})
+    return build
 
 
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dropout_drops_its_share_and_enlarges_the_rest(quick_dropout, p, dtype):
+def test_dropout_drops_its_share_and_enlarges_the_rest(with_dropout, p, dtype):
     torch.manual_seed(1)
-    dropout, x = quick_dropout(p), torch.full((3, 67, 1999), 2.0, dtype=dtype, requires_grad=True)  # not a multiple of 4
+    dropout, x = with_dropout(p)["quick_dropout"], torch.full((3, 67, 1999), 2.0, dtype=dtype, requires_grad=True)
+    dropout.draw(2 * x.numel(), dtype)
     y = dropout(x)
     kept = y != 0
     spread = (p * (1 - p) / x.numel()) ** 0.5
@@ -96,19 +98,37 @@ def test_dropout_drops_its_share_and_enlarges_the_rest(quick_dropout, p, dtype):
     assert torch.equal(y[kept].unique(), torch.full_like(y[kept][:1], 2 / (1 - p)))
     y.backward(torch.ones_like(y))
     assert torch.equal(x.grad != 0, kept) and torch.equal(x.grad, y.detach() / 2)
-    assert abs((kept[:, :-1] & kept[:, 1:]).double().mean() - (1 - p) ** 2) < 0.003  # neighbours are independent
-    again = dropout(x)
-    assert not torch.equal(again, y)
-    torch.manual_seed(1)
-    assert torch.equal(dropout(x), y)
+    both = lambda other: abs((kept & other).double().mean() - (1 - p) ** 2)
+    assert both(kept.roll(1, -1)) < 0.003  # neighbours are independent
+    again = dropout(x) != 0
+    assert not torch.equal(again, kept) and both(again) < 0.003  # and so is what another adapter leaves out here
+    dropout.draw(x.numel(), dtype)  # as little as will do
+    assert dropout(x).shape == x.shape and both(dropout(x) != 0) < 0.003
     assert dropout.eval()(x) is x
 
 
-def test_every_adapter_gets_the_dropout_that_was_asked_for(quick_dropout, tiny):
+def test_every_pass_of_training_draws_anew_and_the_same_seed_draws_the_same(with_dropout):
+    found = with_dropout(0.05, torch.bfloat16)
+    model, dropout, ids = found["model"].train(), found["quick_dropout"], torch.arange(5, 45).view(2, 20)
+
+    def passed(seed):
+        torch.manual_seed(seed)
+        return model(input_ids=ids).logits, dropout.pool
+
+    first, pool = passed(1)
+    assert pool.dtype == torch.bfloat16 and len(pool) == 2 * ids.numel() * 128  # the intermediate size of tiny
+    new = passed(2)[1]
+    assert not torch.equal(pool, new)
+    again, same = passed(1)
+    assert torch.equal(pool, same) and torch.equal(first, again)
+    model.eval()
+    _, kept = passed(2)
+    assert kept is same
+
+
+def test_every_adapter_gets_the_dropout_that_was_asked_for(with_dropout):
     for asked in (0.05, 0.0):
-        config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], lora_dropout=asked)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config)
-        run_cells("03_train", ["class QuickDropout"], {"torch": torch, "gpu": False, "lora_config": config, "model": model})
+        model = with_dropout(asked)["model"]
         found = [module.lora_dropout["default"] for module in model.modules() if hasattr(module, "lora_A")]
         assert len(found) == 4
         assert {(type(each).__name__, getattr(each, "p", 0)) for each in found} == {("QuickDropout" if asked else "Identity", asked)}
