@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,9 +11,6 @@ from tqdm import tqdm
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from helpers import chat
-
-if not torch.cuda.is_available():  # where a mask would mean a slower kernel; here it saves a copy of keys per query head
-    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
 
 
 def room(tokenizer, answers):
@@ -42,7 +40,7 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
     for part in _batches(encoded, batch_size, label):
         began, sureness = time.monotonic(), _Sureness()
         cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with torch.inference_mode():
+        with _reading(model.device):
             out = model.generate(
                 input_ids=ids, attention_mask=attention, past_key_values=cache, max_new_tokens=max_new_tokens,
                 do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
@@ -77,7 +75,7 @@ def score_labels(model, tokenizer, prompts, labels, batch_size, label="labels sc
     for part in _batches(encoded, max(1, batch_size // len(labels)), label):
         began = time.monotonic()
         cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with torch.inference_mode():
+        with _reading(model.device):
             first, cache = _forward(model, ids[:, prefix.length :], attention, cache, 1)
             cache.batch_repeat_interleave(len(labels))
             wide = torch.cat([attention.repeat_interleave(len(labels), 0), real.repeat(len(part), 1)], dim=1)
@@ -107,9 +105,27 @@ def answer_logits(model, tokenizer, prompts, completions, batch_size, tokens=64)
     prefix = _Prefix(model, [ids[:start] for ids, start in zip(encoded, starts, strict=True)])
     for part in _batches(encoded, max(1, min(batch_size, 500 // max(counts))), "logits"):
         cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with torch.inference_mode():
+        with _reading(model.device):
             logits, _ = _forward(model, ids[:, prefix.length :], attention, cache, max(counts[i] for i in part) + 1)
         yield torch.cat([row[-counts[i] - 1 : -1].float() for i, row in zip(part, logits, strict=True)])
+
+
+@contextmanager
+def _reading(device):
+    """Inference. On a CPU query heads use the key head of their group without a copy of it for each; with a mask, on a
+    GPU, that would mean a slower kernel."""
+    name = "TRANSFORMERS_SDPA_FORCE_GQA"
+    before = os.environ.get(name)
+    if device.type == "cpu":
+        os.environ[name] = before or "1"
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
 
 
 class _Sureness(LogitsProcessor):
@@ -136,7 +152,7 @@ class _Prefix:
         self.ids = first[: self.length]
         self.cache = DynamicCache(config=model.config)
         if self.length:
-            with torch.inference_mode():
+            with _reading(self.device):
                 ids = torch.tensor([self.ids], device=self.device)
                 _, self.cache = _forward(model, ids, torch.ones_like(ids), self.cache, 1)
 
