@@ -1,5 +1,7 @@
 """Answers and label scores do not depend on batching, padding or the prefix that is read once."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +42,20 @@ def test_answers_are_those_of_generate_one_at_a_time(asked):
         chances = [step[0].log_softmax(-1)[token] for step, token in zip(out.logits, new, strict=True)]
         assert row["confidence"] == pytest.approx(float(sum(chances).exp()), rel=1e-3)
         assert row["stopped"] == (int(new[-1]) == tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("before", [{}, {"TRANSFORMERS_SDPA_FORCE_GQA": "0"}])
+def test_grouped_heads_are_asked_for_while_a_model_is_asked_and_no_longer(asked, monkeypatch, before):
+    model, tokenizer, prompts = asked
+    monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA", raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    seen, was = [], dict(os.environ)
+    with model.register_forward_pre_hook(lambda *_: seen.append(os.environ["TRANSFORMERS_SDPA_FORCE_GQA"])):
+        asking.answer(model, tokenizer, prompts, 2, 2)
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            asking.answer(model, tokenizer, prompts, 0, 2)
+    assert set(seen) == {before.get("TRANSFORMERS_SDPA_FORCE_GQA", "1")} and dict(os.environ) == was
 
 
 def test_label_scores_are_those_of_the_whole_chat(asked):
