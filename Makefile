@@ -1,7 +1,10 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
-# As in helpers/run.py, for JupyterLab and the tests: threads that wait for one whose core is taken soon sleep.
+# As in helpers/run.py, which says why: for JupyterLab and the tests.
 export GOMP_SPINCOUNT ?= 30000
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: setup course test lab html lint notebooks bundle drift pins audit
 

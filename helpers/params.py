@@ -21,6 +21,7 @@ Text = Annotated[str, Field(strict=True), AfterValidator(_writable)]
 Name = Annotated[str, Field(strict=True, min_length=1), AfterValidator(_writable)]
 Fraction = Annotated[float, Field(gt=0, lt=0.9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Asked = Annotated[int, Field(ge=1, le=4096)]
 Flag = StrictBool
 
 SHARED = {"run_dir": Text, "seed": Annotated[int, Field(ge=0, lt=2**32)]}
@@ -74,6 +75,7 @@ RULES = {
         "push_adapter": Flag,
         "max_shard_size": Annotated[str, Field(strict=True, pattern=r"^[1-9]\d*(KB|MB|GB)$")],
         "check_rows": Count,
+        "eval_batch_size": Asked,
         "merge_tolerance": Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)],
     },
     "05_evaluate": {
@@ -81,7 +83,7 @@ RULES = {
         "load_from": Literal["hub", "local"],
         "max_new_tokens": Annotated[int, Field(ge=0, le=8192)],
         "few_shot": Annotated[int, Field(ge=0, le=64)],
-        "eval_batch_size": Annotated[int, Field(ge=1, le=4096)],
+        "eval_batch_size": Asked,
         "bootstrap_samples": Annotated[int, Field(ge=100, le=1_000_000)],
     },
 }

@@ -31,8 +31,16 @@ FOLDER = artefacts.REPOSITORY / "notebooks"
 TRAINING = "03_train"
 LOWER = {  # what takes memory in each notebook
     "01_data": "max_rows", "02_quantize_and_lora": "the model's size (model_id)",
-    "03_train": "batch_size or max_length", "04_merge_push": "check_rows or max_length",
+    "03_train": "batch_size or max_length", "04_merge_push": "eval_batch_size or check_rows",
     "05_evaluate": "eval_batch_size or few_shot",
+}
+ENVIRONMENT = {  # of the notebooks on Linux, as in the Makefile; what is set already stays
+    # PyTorch's threads spin by default while another program has one's core, and a step takes 30 times as long.
+    "GOMP_SPINCOUNT": "30000",
+    # glibc gives back what a batch frees, and the next one waits for every page anew. So: keep it (up to 2 GB), in large pages.
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),  # 32 MB, the most that every version takes
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
 
@@ -287,8 +295,8 @@ def course(options, combination=(), earlier=()):
     run_dir, lock = taken(options.run_dir)
     before = {name: os.environ.get(name) for name in ("COURSE_RUN_DIR", "HF_HUB_OFFLINE")}
     os.environ["COURSE_RUN_DIR"] = str(run_dir)  # 01 checks the disk of this folder
-    # PyTorch's threads on Linux: by default they spin while another program has one's core, and a step takes 30 times as long.
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         if not needs_hub(checked, run_dir):
             os.environ["HF_HUB_OFFLINE"] = "1"  # nothing needed from the Hub, so nothing asked of it

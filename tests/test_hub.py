@@ -393,6 +393,6 @@ def test_an_adapter_leaves_without_the_path_of_its_base(tiny, trained, tmp_path)
                                         ("a/b--c", "no valid name"), ("a/b c", "no valid name")])
 def test_a_bad_name_is_refused_before_any_work(name, said):
     values = {"run_dir": "", "seed": 1, "push_to": "hub", "hub_repo_id": name, "hub_private": True, "push_adapter": False,
-              "max_shard_size": "5GB", "check_rows": 10, "merge_tolerance": 0.005}
+              "max_shard_size": "5GB", "check_rows": 10, "eval_batch_size": 8, "merge_tolerance": 0.005}
     with pytest.raises(params.ParameterError, match=said):
         params.check("04_merge_push", values)

@@ -2,11 +2,15 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
 import nbformat
 import pytest
+
+from helpers import artefacts
+from helpers.run import ENVIRONMENT
 
 MARKUP = "<script>alert(1)</script>\x1b]0;title\x07"  # must stay text for whoever reads a notebook, in a browser or a terminal
 
@@ -14,6 +18,33 @@ MARKUP = "<script>alert(1)</script>\x1b]0;title\x07"  # must stay text for whoev
 def run(*arguments, cwd=None, **environment):
     command = [sys.executable, "-m", "helpers.run", *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=os.environ | environment)
+
+
+BATCHES = """
+import resource, torch
+pages = []
+for batch in range(3):
+    layers = [torch.ones(1_000_000) for _ in range(20)]
+    del layers
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(pages[-1] - pages[0])
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
+def test_the_notebooks_environment_keeps_memory_from_one_batch_to_the_next():
+    plain = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    faults = [
+        int(subprocess.run([sys.executable, "-c", BATCHES], check=True, capture_output=True, text=True, env=environment).stdout)
+        for environment in (plain, plain | ENVIRONMENT)
+    ]
+    assert faults[1] < 2000 < 20_000 < faults[0], faults  # 80 MB are 20,000 pages, and after the first batch there were two
+
+
+def test_make_sets_the_environment_that_the_runner_does():
+    lines = (artefacts.REPOSITORY / "Makefile").read_text(encoding="utf-8").splitlines()
+    exported = [line.removeprefix("export ").split(" ?= ") for line in lines if line.startswith("export ")]
+    assert dict(exported) == ENVIRONMENT
 
 
 @pytest.mark.parametrize(

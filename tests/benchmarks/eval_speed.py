@@ -5,8 +5,9 @@ merged model, the adapter on its base, the base with the same prompt and with wo
 05's batch size. The other is the article's transformers `pipeline`, one prompt at a time. Both in float32 and, where that
 is another, in the run's precision, with the same longest answer and greedy choice. (Base and adapter are held as the run
 holds them. The article also quantizes the merged model on loading; that is left out, as it changes the answers: see 04.)
-In float32 both must give the same answers, or the command fails; another precision rounds otherwise, so there the share
-is printed. While other programs use the machine, the ratios by CPU time are the ones to trust.
+Both run in the environment that the runner gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the same
+answers, or the command fails; another precision rounds otherwise, so there the share is printed. While other programs use
+the machine, the ratios by CPU time are the ones to trust.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from helpers import artefacts
+from helpers import artefacts, run
 
 SYSTEMS = ("merged", "adapter", "base", "base, worked examples")
 EXAMPLES = 4  # 05's default
@@ -76,7 +77,10 @@ def main():
     run_dir = Path(options.run_dir)
     if not (run_dir / "04_merge_push" / "merged").is_dir():
         sys.exit(f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a finished run with --run-dir.")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    environment = {**run.ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    if sys.platform == "linux" and environment != os.environ:  # glibc reads its settings when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    os.environ.update(environment)
 
     import pandas as pd
     import torch

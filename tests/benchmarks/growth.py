@@ -9,13 +9,14 @@ them as JSON and as a plot. How 01 grows is measured by data_scale.py.
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from helpers import artefacts
+from helpers import artefacts, run
 
 INBOX = artefacts.REPOSITORY / "data" / "inbox.csv"
 ROWS_FOR_LENGTHS = 96
@@ -33,8 +34,10 @@ def write(path, rows, together=1):
 
 
 def python(*arguments):
-    """What Python prints with `arguments`, in a process of its own; ends this one with its words when it fails."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], check=False, capture_output=True, text=True)
+    """What Python prints with `arguments`, in a process of its own with the notebooks' environment; ends this one with its
+    words when it fails."""
+    command, environment = [sys.executable, *map(str, arguments)], run.ENVIRONMENT | os.environ
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     return done.stdout
