@@ -8,6 +8,7 @@ only when all succeeded. Also brings set-up cells and badges in line with pyproj
 import argparse
 import os
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -84,6 +85,8 @@ def main():
     run_dir = artefacts.run_directory()
     os.environ.update(COURSE_RUN_DIR=str(run_dir), HF_HUB_OFFLINE="1")
     (run_dir / "notebooks").mkdir(exist_ok=True)
+    if first <= "03":  # a run from the start, not from a checkpoint that an earlier one has left
+        shutil.rmtree(run_dir / "03_train" / "checkpoints", ignore_errors=True)
     done = {}
     for name in (name for name in params.NOTEBOOKS if name[:2] >= first):
         print(f"{name}: running", flush=True)

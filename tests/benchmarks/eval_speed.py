@@ -1,13 +1,14 @@
-"""Speed of 05's answers against the article's: python tests/benchmarks/eval_speed.py [--rows 60] [--rounds 3]
+"""Speed of 05's answers against the article's: python tests/benchmarks/eval_speed.py [--rows 150] [--rounds 3]
 
 The models that 05 asks answer the first test rows of a finished run, in turn, in one process and without a GPU: the
 merged model, the adapter on its base, the base with the same prompt and with worked examples. Ours is `asking.answer` with
-05's batch size. The other is the article's transformers `pipeline`, one prompt at a time. Both in float32 and, where that
-is another, in the run's precision, with the same longest answer and greedy choice. (Base and adapter are held as the run
-holds them. The article also quantizes the merged model on loading; that is left out, as it changes the answers: see 04.)
-Both run in the environment that the runner gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the same
-answers, or the command fails; another precision rounds otherwise, so there the share is printed. While other programs use
-the machine, the ratios by CPU time are the ones to trust.
+05's batch size; a batch holds rows of like length, so with few rows more of it is padding. The other is the article's
+transformers `pipeline`, one prompt at a time. Both in float32 and, where that is another, in the run's precision, with the
+same longest answer and greedy choice. (Base and adapter are held as the run holds them. The article also quantizes the
+merged model on loading; that is left out, as it changes the answers: see 04.) Both run in the environment that the runner
+gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the same answers, or the command fails; another precision
+rounds otherwise, so there the share is printed. While other programs use the machine, the ratios by CPU time are the ones
+to trust.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def load(run_dir, precision):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=60, help="test rows to answer (default 60)")
+    parser.add_argument("--rows", type=int, default=150, help="test rows to answer (default 150)")
     parser.add_argument("--rounds", type=int, default=3, help="times all sides are run in turn (default 3)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="what is asked (default all)")
     parser.add_argument("--batch-size", type=int, default=32, help="of our side (default 32, as in 05)")
