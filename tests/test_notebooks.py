@@ -178,3 +178,22 @@ def test_parameter_files_spell_out_what_the_notebooks_declare():
         for name in params.NOTEBOOKS:
             params.check(name, {**defaults, "run_dir": "", **given})
         assert set(given) <= set(defaults), path.name
+
+
+@pytest.mark.parametrize("first, kept", [("01", False), ("03", False), ("04", True)])
+def test_a_refresh_trains_from_the_start(tmp_path, monkeypatch, first, kept):
+    checkpoints = tmp_path / "03_train" / "checkpoints"
+    (checkpoints / "checkpoint-8").mkdir(parents=True)
+    for name, value in (("COURSE_RUN_DIR", str(tmp_path)), ("HF_HUB_OFFLINE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["refresh", "--from", first])
+    seen = []
+
+    def executed(path, output, name):
+        seen.append(checkpoints.exists())
+        raise SystemExit("stopped before anything is written")
+
+    monkeypatch.setattr(refresh, "executed", executed)
+    with pytest.raises(SystemExit, match="stopped"):
+        refresh.main()
+    assert seen == [kept]
