@@ -10,6 +10,7 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -92,12 +93,9 @@ def out_of_step():
 
 def run(solution):
     """Run the notebook at `solution` (Path) and store its outputs in it. Raises papermill's error when a cell fails."""
-    part = solution.with_name(f"{solution.name}.part")
-    try:
-        nbformat.write(refresh.executed(solution, part, f"exercises/{solution.stem}"), part)
-        os.replace(part, solution)
-    finally:
-        part.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        ran = refresh.executed(solution, Path(folder) / solution.name)
+    refresh.write(refresh.updated(solution, ran, f"exercises/{solution.stem}"), solution)
 
 
 def main():

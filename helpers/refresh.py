@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tomllib
-from pathlib import Path
 
 import nbformat
 
@@ -58,11 +57,11 @@ def clean(notebook):
         raise SystemExit(f"An output holds an absolute path ({found.group()}…): nothing was written.")
 
 
-def executed(path, output, name):
-    """Run the notebook at `path` in its folder; returns it (NotebookNode) cleaned and in line, ready to be committed.
+def executed(path, output):
+    """Run the notebook at `path` in its folder; returns it (NotebookNode), cleaned.
 
-    output: where papermill writes it while it runs (Path); name: below notebooks/, without ending, e.g. "01_data".
-    Raises papermill's error when a cell fails, SystemExit when an output holds an absolute path.
+    output: where papermill writes it while it runs (Path). Raises papermill's error when a cell fails, SystemExit when an
+    output holds an absolute path.
     """
     import papermill
     from traitlets.config import Config
@@ -72,9 +71,32 @@ def executed(path, output, name):
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
     notebook = nbformat.read(output, 4)
+    clean(notebook)
+    return notebook
+
+
+def updated(path, ran, name):
+    """The notebook at `path` (NotebookNode) in line and with the outputs of `ran`, which is a run of it.
+
+    name: below notebooks/, without ending, e.g. "01_data". Prose that was edited during the run stays as it is now; raises
+    SystemExit when code was.
+    """
+    notebook = nbformat.read(path, 4)
+    pairs = [[cell for cell in each.cells if cell.cell_type == "code"] for each in (notebook, ran)]
+    if [cell.source for cell in pairs[0]] != [cell.source for cell in pairs[1]]:
+        raise SystemExit(f"The code of {path.name} was edited while it ran: nothing was written. Run it again.")
+    for cell, done in zip(*pairs, strict=True):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
     in_line(notebook, name, *repository())
     clean(notebook)
     return notebook
+
+
+def write(notebook, path):
+    """Write `notebook` (NotebookNode) to `path`, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    nbformat.write(notebook, part)
+    os.replace(part, path)
 
 
 def main():
@@ -90,11 +112,10 @@ def main():
     done = {}
     for name in (name for name in params.NOTEBOOKS if name[:2] >= first):
         print(f"{name}: running", flush=True)
-        done[name] = executed(FOLDER / f"{name}.ipynb", run_dir / "notebooks" / f"{name}.ipynb", name)
+        done[name] = executed(FOLDER / f"{name}.ipynb", run_dir / "notebooks" / f"{name}.ipynb")
+    done = {name: updated(FOLDER / f"{name}.ipynb", ran, name) for name, ran in done.items()}
     for name, notebook in done.items():
-        part = Path(f"{FOLDER / name}.part")
-        nbformat.write(notebook, part)
-        os.replace(part, FOLDER / f"{name}.ipynb")
+        write(notebook, FOLDER / f"{name}.ipynb")
     print("wrote outputs into", ", ".join(done))
 
 

@@ -189,7 +189,7 @@ def test_a_refresh_trains_from_the_start(tmp_path, monkeypatch, first, kept):
     monkeypatch.setattr("sys.argv", ["refresh", "--from", first])
     seen = []
 
-    def executed(path, output, name):
+    def executed(path, output):
         seen.append(checkpoints.exists())
         raise SystemExit("stopped before anything is written")
 
@@ -197,3 +197,22 @@ def test_a_refresh_trains_from_the_start(tmp_path, monkeypatch, first, kept):
     with pytest.raises(SystemExit, match="stopped"):
         refresh.main()
     assert seen == [kept]
+
+
+def test_what_is_edited_during_a_run_is_not_lost(tmp_path):
+    path = tmp_path / "01_data.ipynb"
+    ran, edited = load("01_data"), load("01_data")
+    last = [cell for cell in ran.cells if cell.cell_type == "code" and cell.outputs][-1]
+    last.outputs, place = [nbformat.v4.new_output("stream", text="new\n")], ran.cells.index(last)
+    edited.cells[1].source = "## Better prose"
+    edited.cells[0].source = edited.cells[0].source.replace("colab.research.google.com/github/", "colab.research.google.com/github/old/")
+    refresh.write(edited, path)
+    found = refresh.updated(path, ran, "01_data")
+    wanted = load("01_data")
+    wanted.cells[1].source, wanted.cells[place].outputs = "## Better prose", last.outputs
+    assert found == wanted
+    edited.cells[place].source += "\nprint('more')"
+    refresh.write(edited, path)
+    with pytest.raises(SystemExit, match="01_data.ipynb was edited while it ran: nothing was written"):
+        refresh.updated(path, ran, "01_data")
+    assert [file.name for file in tmp_path.iterdir()] == ["01_data.ipynb"]
