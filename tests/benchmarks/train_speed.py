@@ -9,7 +9,7 @@ tokens. The ceiling is what a matrix product alone would allow on this machine: 
 layers (forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too). It counts every token of
 a row; ours computes the beginning that all rows share once a batch, so its share is of the work done, not of the
 processor's rate. --full trains on all rows with the defaults and adds accuracy on the test rows, with the paired
-difference; --precision float32 shows a machine without fast bfloat16.
+difference (of all seeds together, too); --precision float32 shows a machine without fast bfloat16.
 """
 
 import argparse
@@ -113,11 +113,12 @@ def matrix_rate(dtype, size=1536, rounds=20):
 
 def flops_per_token(run_dir):
     """FLOPs of training on one token: linear layers of the default model and the adapter of `run_dir`."""
+    from helpers import models
+
+    models.quiet()  # before PEFT looks for bitsandbytes
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from helpers import models
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.find(models.DEFAULT_MODEL)))
@@ -139,10 +140,19 @@ def call(*arguments):
     return json.loads(run([__file__, *arguments]).strip().splitlines()[-1])
 
 
-def both(run_dir, seed, options, found):
-    """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
+def accuracies(of, ours, article, seed):
+    """Print and return by how much the accuracy of `ours` differs from `article` (1.0 or 0.0 a test row, in one order)."""
     from helpers import evaluation
 
+    compared = evaluation.compare(ours, article, 2000, seed)
+    low, high = (100 * end for end in compared["ci95"])
+    print(f"{of}  ours less the article's accuracy: {100 * compared['difference']:+.1f} points (95 % interval "
+          f"{low:+.1f} to {high:+.1f}, {compared['test']} p = {compared['p_value']:.3f})", flush=True)
+    return compared
+
+
+def both(run_dir, seed, options, found):
+    """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
     common = ["-m", "helpers.run", "--run-dir", run_dir]
     changed = {"seed": seed, "precision": options.precision, "resume": False} | ({} if options.full else DEFAULTS)
     chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
@@ -165,11 +175,7 @@ def both(run_dir, seed, options, found):
             shown = "".join(f"  {name} {figures[name]:.3f}" for name in ("validation_loss", "accuracy") if name in figures)
             print(f"seed {seed}  {side:8}{found[side][-1]['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
         if options.full:
-            compared = evaluation.compare(ours["right"], article["right"], 2000, seed)
-            low, high = (100 * end for end in compared["ci95"])
-            print(f"seed {seed}  ours less the article's accuracy: {100 * compared['difference']:+.1f} points (95 % interval "
-                  f"{low:+.1f} to {high:+.1f}, {compared['test']} p = {compared['p_value']:.3f})", flush=True)
-            found.setdefault("differences", []).append(compared)
+            found.setdefault("differences", []).append(accuracies(f"seed {seed}", ours["right"], article["right"], seed))
         if options.out:  # after each pair: the next may be stopped
             Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return flops_per_token(run_dir)
@@ -204,6 +210,9 @@ def main():
     for seed in options.seed:
         with tempfile.TemporaryDirectory() as folder:
             flops = both(Path(folder), seed, options, found)
+    if options.full and len(options.seed) > 1:
+        ours, article = ([right for one in found[side] for right in one["right"]] for side in ("ours", "article"))
+        found["difference"] = accuracies("all seeds", ours, article, options.seed[0])
 
     import torch
 
