@@ -60,18 +60,23 @@ def text_hash(*texts):
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def write_json(path, value):
-    """Write `value` as JSON so that a reader sees the old file or the whole new one, never half of it."""
+def write_text(path, text):
+    """Write `text` (str) in UTF-8 so that a reader sees the old file or the whole new one, never half of it."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)  # there only when the disk was full
+
+
+def write_json(path, value):
+    """Write `value` as JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path):

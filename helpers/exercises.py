@@ -113,7 +113,7 @@ def main():
         if options.run is not None and (not options.run or learners_path(solution).stem in options.run):
             print(f"{solution.stem}: running", flush=True)
             run(solution)
-        nbformat.write(learners(solution), Path(learners_path(solution)))
+        refresh.write(learners(solution), learners_path(solution))
     print("wrote", ", ".join(learners_path(path).name for path in solutions()))
     return 0
 

@@ -88,15 +88,13 @@ def updated(path, ran, name):
     for cell, done in zip(*pairs, strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     in_line(notebook, name, *repository())
-    clean(notebook)
+    clean(notebook)  # of what an editor has left in the meantime
     return notebook
 
 
 def write(notebook, path):
     """Write `notebook` (NotebookNode) to `path`, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    nbformat.write(notebook, part)
-    os.replace(part, path)
+    artefacts.write_text(path, nbformat.writes(notebook) + "\n")
 
 
 def main():
