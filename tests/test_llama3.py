@@ -1,39 +1,9 @@
-"""The Llama 3 path without its weights: a random model with its vocabulary and config keys learns, is merged, and stops."""
-
-import json
-import os
-import subprocess
-import sys
+"""The Llama 3 path without its weights: a model with its vocabulary stops where a turn ends (test_runner trains one)."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import asking, models
-
-
-def test_the_five_notebooks_on_a_llama3_vocabulary(llama3_tiny, tmp_path):
-    rows = [f"is {'seven' if i % 2 else 'eight'} odd? case {i},{'yes' if i % 2 else 'no'}" for i in range(24)]
-    (tmp_path / "mine.csv").write_text("\n".join(["question,answer", *rows]) + "\n")
-    settings = {
-        "data_path": "mine.csv", "model_id": llama3_tiny, "max_length": 64, "epochs": 1, "near_duplicate": 1,
-        "few_shot": 0, "bootstrap_samples": 100, "system_prompt": "Answer yes or no.",
-    }
-    given = [text for name, value in settings.items() for text in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "helpers.run", "--run-dir", str(tmp_path / "run"), *given]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # so small a model gains nothing from threads
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=alone)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-    merged = tmp_path / "run" / "04_merge_push" / "merged"
-    config = json.loads((merged / "config.json").read_text())
-    assert config["vocab_size"] == 128264 and config["num_key_value_heads"] == 2 and not config["tie_word_embeddings"]
-    assert config["rope_parameters"]["rope_type"] == "llama3" and config["rope_parameters"]["factor"] == 8.0
-    generation = json.loads((merged / "generation_config.json").read_text())
-    assert generation["eos_token_id"] == [128001, 128008, 128009] and generation["pad_token_id"] == 128256
-    tokenizer = AutoTokenizer.from_pretrained(merged)
-    assert (tokenizer.pad_token, tokenizer.pad_token_id, tokenizer.eos_token_id) == (models.PAD_TOKEN, 128256, 128009)
-    metrics = json.loads((tmp_path / "run" / "05_evaluate" / "metrics.json").read_text())
-    assert {"base_zero_shot", "adapter", "merged"} <= set(metrics["systems"]) and metrics["test_rows"] > 0
 
 
 def parrot(folder):

@@ -8,8 +8,9 @@ import sys
 
 import nbformat
 import pytest
+from transformers import AutoTokenizer
 
-from helpers import artefacts
+from helpers import artefacts, models
 from helpers.run import ENVIRONMENT
 
 MARKUP = "<script>alert(1)</script>\x1b]0;title\x07"  # must stay text for whoever reads a notebook, in a browser or a terminal
@@ -72,16 +73,18 @@ def test_a_broken_file_is_said_in_one_sentence(tmp_path):
     assert done.returncode == 1 and "There is no column 'answer'; the columns are: text, wert." in done.stderr
 
 
-def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
+def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path):
+    """All five notebooks, on a random model with Llama 3's vocabulary and config keys."""
     rows = [f"{'good' if i % 2 else 'bad'} thing number {i} {MARKUP},{'<b>up' if i % 2 else 'down'}" for i in range(40)]
     (tmp_path / "mine.csv").write_text("\r\n".join(["text,label", *rows]) + "\r\n", encoding="utf-8-sig", newline="")
     token = "hf_" + "Planted" * 5
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "token").write_text(token)
     out = tmp_path / "ein \"Lauf\" für's Büro"
-    small = ["--run-dir", out, "-p", "data_path", "mine.csv", "-p", "model_id", tiny, "-p", "epochs", 1,
-             "-p", "near_duplicate", 1]
-    done = run(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"))
+    small = ["--run-dir", out, "-p", "data_path", "mine.csv", "-p", "model_id", llama3_tiny, "-p", "epochs", 1,
+             "-p", "near_duplicate", 1, "-p", "bootstrap_samples", 100]
+    # Beside another test so small a model gains nothing from threads.
+    done = run(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr[-3000:]
     assert token not in done.stdout + done.stderr
     assert [path for path in out.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
@@ -100,10 +103,19 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(tiny, tmp_path):
     for system, figures in metrics["systems"].items():
         assert figures["accuracy"] == sum(row[system] == row["answer"] for row in rows) / len(rows)
 
+    merged = out / "04_merge_push" / "merged"
+    config = json.loads((merged / "config.json").read_text())
+    assert config["vocab_size"] == 128264 and config["num_key_value_heads"] == 2 and not config["tie_word_embeddings"]
+    assert config["rope_parameters"]["rope_type"] == "llama3" and config["rope_parameters"]["factor"] == 8.0
+    generation = json.loads((merged / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [128001, 128008, 128009] and generation["pad_token_id"] == 128256
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id, tokenizer.eos_token_id) == (models.PAD_TOKEN, 128256, 128009)
+
     push = json.loads((out / "04_merge_push" / "push.json").read_text())
     assert push["push_to"] == "practice" and push["commit"] and push["repo_id"] == "you/model-lora"
     assert "downloaded from the practice Hub" in (out / "notebooks" / "05_evaluate.ipynb").read_text()
-    assert str(tmp_path) not in (out / "04_merge_push" / "merged" / "README.md").read_text()
+    assert str(tmp_path) not in (merged / "README.md").read_text()
 
     again = run(*small, cwd=tmp_path)
     assert again.returncode == 0 and again.stdout.count("unchanged, skipped") == 5
