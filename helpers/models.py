@@ -1,5 +1,6 @@
 """Models: where the default one comes from, and what every notebook does the same way when it loads one."""
 
+import gc
 import logging
 import os
 import shutil
@@ -208,12 +209,14 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 def device(size=0):
     """`device_map` for from_pretrained: a GPU, each process its own, if it holds `size` bytes and a fifth more; else the CPU.
 
-    Raises ModelError when the main memory cannot hold them either.
+    Models that are no longer used are out of memory afterwards. Raises ModelError when the main memory cannot hold
+    `size` bytes either.
     """
     import torch
 
     from helpers import memory
 
+    gc.collect()  # bitsandbytes' weights and their layers refer to each other, so `del model` alone keeps them
     if torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory:
         return {"": int(os.environ.get("LOCAL_RANK", "0"))}
     total, _ = memory.main_memory()

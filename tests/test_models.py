@@ -1,6 +1,8 @@
 """Models: the adapter's file, the pad row, gradients after an evaluation, merging."""
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -41,6 +43,18 @@ def test_adapter_holds_lora_only_and_loads_with_its_pad_row(tiny, tmp_path):
         expected, got = model.eval()(batch).logits, again.eval()(batch).logits
     assert torch.allclose(expected, got, atol=1e-5)
     assert (got.argmax(-1) != tokenizer.pad_token_id).all()
+
+
+def test_a_model_that_is_deleted_makes_room_for_the_next(tiny):
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, quantization_config=NF4)
+    weights = [weakref.ref(parameter) for parameter in model.parameters()]
+    gc.disable()
+    try:
+        del model
+        models.device()
+        assert not any(weight() is not None for weight in weights)
+    finally:
+        gc.enable()
 
 
 def test_gradients_survive_an_evaluation(tiny):
