@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import psutil
-import torch
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 OPTIMIZER_BYTES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments for each trained weight
@@ -25,11 +24,15 @@ def peak_mb():
 
 def now_mb():
     """Memory that this process holds now, in MB: of the GPU where there is one, else resident."""
+    import torch  # where needed only: the runner starts, and refuses, without the second that takes
+
     return (torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process(os.getpid()).memory_info().rss) / 1e6
 
 
 def training_peak_mb():
     """Largest memory so far, in MB: of the GPU where there is one (`torch.cuda.max_memory_allocated`), else resident."""
+    import torch
+
     return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else peak_mb()
 
 
@@ -55,7 +58,7 @@ def main_memory():
 def relative_error(weight, approximation):
     """Root-mean-square difference of two tensors over the root-mean-square of `weight`; 0 means equal."""
     weight, approximation = weight.float(), approximation.float()
-    return float(torch.linalg.norm(weight - approximation) / torch.linalg.norm(weight))
+    return float((weight - approximation).norm() / weight.norm())
 
 
 def shapes(config):
@@ -64,6 +67,7 @@ def shapes(config):
     config: a transformers config of a causal language model with Llama's blocks. The model is built on the `meta`
     device, where tensors have a shape and no memory, so what is counted is what transformers would make.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):

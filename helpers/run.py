@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers import artefacts, grid, hardware, launch, memory, models, params
+from helpers import artefacts, grid, launch, memory, models, params
 
 FOLDER = artefacts.REPOSITORY / "notebooks"
 TRAINING = "03_train"
@@ -288,6 +288,8 @@ def course(options, combination=(), earlier=()):
     number = spread(options, chosen)
     checked = settings(given)
     if TRAINING in chosen:
+        from helpers import hardware  # which loads torch
+
         try:  # now, not after 01 and 02
             hardware.pick_precision(checked[TRAINING]["precision"])
         except ValueError as error:
