@@ -1,30 +1,18 @@
 """The benchmark on Llama 3 8B's architecture: what it makes, what it counts, and its table, at a tiny size."""
 
-import importlib.util
 import json
 import weakref
 from itertools import pairwise
 
 import pytest
+import qlora_8b as qlora
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
-from helpers import artefacts
-
-PATH = artefacts.REPOSITORY / "tests" / "benchmarks" / "qlora_8b.py"
-
-
-@pytest.fixture(scope="module")
-def qlora():
-    spec = importlib.util.spec_from_file_location("qlora_8b", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize("double_quant", [False, True])
-def test_made_piece_by_piece_it_equals_a_loaded_model(qlora, tmp_path, double_quant):
+def test_made_piece_by_piece_it_equals_a_loaded_model(tmp_path, double_quant):
     config = LlamaConfig(**qlora.TINY)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
@@ -56,7 +44,7 @@ def test_made_piece_by_piece_it_equals_a_loaded_model(qlora, tmp_path, double_qu
         assert torch.equal(made.eval()(tokens).logits, loaded.eval()(tokens).logits)
 
 
-def test_every_line_changes_something_and_ends_with_ours(qlora):
+def test_every_line_changes_something_and_ends_with_ours():
     lines = qlora.lines(liger=True)
     assert lines[0][1] == qlora.ARTICLE and len(lines) == len(qlora.CHANGES)
     assert all(before != after for (_, before), (_, after) in pairwise(lines))
@@ -64,7 +52,7 @@ def test_every_line_changes_something_and_ends_with_ours(qlora):
     assert [name for name, _ in qlora.lines(liger=False)] == [name for name, _ in lines if "Liger" not in name]
 
 
-def test_operations_a_token_by_hand(qlora):
+def test_operations_a_token_by_hand():
     base = AutoModelForCausalLM.from_config(LlamaConfig(**qlora.TINY))
     model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     data = qlora.rows(20, 512, longest=64)
@@ -75,12 +63,12 @@ def test_operations_a_token_by_hand(qlora):
     assert qlora.flops(model, data) == pytest.approx(2 * (4 * block + 6 * adapters) + 4 * 512 * 64 * scored)
 
 
-def test_table(qlora):
+def test_table():
     row = {"tokens_per_second": 2000.0, "peak_gb": 11.26, "flops_per_token": 3e10}
     assert qlora.table([("a", row), ("b", None)], 6e14).splitlines()[2:] == ["| a | 2,000 | 11.3 | 10.0% |", "| b | out of memory | | |"]
 
 
-def test_the_script_runs_at_a_tiny_size(qlora, monkeypatch, tmp_path, capsys):
+def test_the_script_runs_at_a_tiny_size(monkeypatch, tmp_path, capsys):
     both = qlora.lines(liger=False)
     monkeypatch.setattr(qlora, "lines", lambda liger: [both[0], both[-1]])
     assert qlora.main(["--tiny", "--steps", "5", "--out", str(tmp_path / "out.json")]) == 0
@@ -90,13 +78,13 @@ def test_the_script_runs_at_a_tiny_size(qlora, monkeypatch, tmp_path, capsys):
         assert row["tokens_per_second"] > 0 and f"| {name} | {row['tokens_per_second']:,.0f} |" in printed
 
 
-def test_without_a_gpu_the_large_model_is_refused(qlora, monkeypatch, capsys):
+def test_without_a_gpu_the_large_model_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert qlora.main([]) == 2 and "No GPU here" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the 8B model itself, two lines of the table")
-def test_the_8b_model_on_a_gpu(qlora, monkeypatch, tmp_path):
+def test_the_8b_model_on_a_gpu(monkeypatch, tmp_path):
     both = qlora.lines(liger=False)
     monkeypatch.setattr(qlora, "lines", lambda liger: [both[0], both[-2]])
     assert qlora.main(["--steps", "6", "--out", str(tmp_path / "out.json")]) == 0

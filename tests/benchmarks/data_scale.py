@@ -8,12 +8,15 @@ and peak memory as the manifest has them.
 import argparse
 import csv
 import itertools
-import json
 import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from command_line import count, file
+
+from helpers import artefacts
 
 
 def make(path, rows, seed=0):
@@ -40,7 +43,7 @@ def measure(rows, folder):
     make(data, rows)
     command = [sys.executable, "-m", "helpers.run", "--run-dir", run_dir, "--until", "01", "-p", "data_path", data]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    manifest = json.loads((run_dir / "01_data" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = artefacts.read_manifest(run_dir, "01_data")
     return {
         "rows": rows, "seconds": manifest["seconds"], "ms_per_row": round(1e3 * manifest["seconds"] / rows, 3),
         "peak_memory_mb": manifest["peak_memory_mb"],
@@ -49,8 +52,8 @@ def measure(rows, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--rows", type=count, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     options = parser.parse_args()
     found = []
     print(f"{'rows':>9}{'seconds':>10}{'ms/row':>9}{'peak MB':>9}", flush=True)
@@ -59,7 +62,7 @@ def main():
             found.append(measure(rows, folder))
         print("{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]), flush=True)
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        artefacts.write_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ to trust.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+
+from command_line import count, file
 
 from helpers import artefacts, run
 
@@ -65,16 +66,14 @@ def load(run_dir, precision):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=150, help="test rows to answer (default 150)")
-    parser.add_argument("--rounds", type=int, default=3, help="times all sides are run in turn (default 3)")
+    parser.add_argument("--rows", type=count, default=150, help="test rows to answer (default 150)")
+    parser.add_argument("--rounds", type=count, default=3, help="times all sides are run in turn (default 3)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="what is asked (default all)")
-    parser.add_argument("--batch-size", type=int, default=32, help="of our side (default 32, as in 05)")
+    parser.add_argument("--batch-size", type=count, default=32, help="of our side (default 32, as in 05)")
     parser.add_argument("--run-dir", default="runs/default", help="a finished run (default runs/default)")
-    parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--threads", type=count, help="of torch (default: its own choice)")
+    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     options = parser.parse_args()
-    if min(options.rows, options.rounds) < 1:
-        parser.error("--rows and --rounds: at least 1.")
     run_dir = Path(options.run_dir)
     if not (run_dir / "04_merge_push" / "merged").is_dir():
         sys.exit(f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a finished run with --run-dir.")
@@ -149,7 +148,7 @@ def main():
             print(f"{name:24}{', '.join(side):19}{figures['answers_per_second']:10.2f}{spread:>34}"
                   f"{figures['cpu_ratio']:13.2f}{figures['identical_answers']:14.1%}")
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        artefacts.write_json(options.out, found)
     if any(found["systems"][name]["ours, float32"]["identical_answers"] < 1 for name in names):
         sys.exit("In the same precision some answers differ.")
 

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from command_line import count, folder
+
 from helpers import artefacts, run
 
 INBOX = artefacts.REPOSITORY / "data" / "inbox.csv"
@@ -106,9 +108,9 @@ def plot(results, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[120, 240, 480, 900])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 4, 8], help="documents in one question")
-    parser.add_argument("--out", help="also write growth.json and growth.png to this folder")
+    parser.add_argument("--rows", type=count, nargs="+", default=[120, 240, 480, 900])
+    parser.add_argument("--lengths", type=count, nargs="+", default=[1, 2, 4, 8], help="documents in one question")
+    parser.add_argument("--out", type=folder, help="also write growth.json and growth.png to this folder")
     parser.add_argument("--answers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answers:
@@ -129,8 +131,8 @@ def main():
     ):
         found = []
         for rows, together in sizes:
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(train(folder, rows, together, max(512, 128 * together)))
+            with tempfile.TemporaryDirectory() as work:
+                found.append(train(work, rows, together, max(512, 128 * together)))
         results[title] = found, size
         show(title, found, size)
     found = []
@@ -139,11 +141,8 @@ def main():
     results["answers to more rows"] = found, "rows"
     show("answers to more rows", found, "rows")
     if options.out:
-        folder = Path(options.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        figures = {title: found for title, (found, _) in results.items()}
-        (folder / "growth.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        plot(results, folder / "growth.png")
+        artefacts.write_json(options.out / "growth.json", {title: found for title, (found, _) in results.items()})
+        plot(results, options.out / "growth.png")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ import time
 from pathlib import Path
 
 import psutil
+from command_line import count, file, folder
+
+from helpers import artefacts
 
 MEASURED = ("seconds", "peak", "memory", "tokens_per_second", "per_second", "runtime", "flos", "train_loss")
 RESULTS = ("01_data/train.jsonl", "02_quantize_and_lora/adapter_config.json", "03_train/adapter/adapter_model.safetensors",
@@ -87,15 +90,14 @@ def kill(process, target):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=count, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--until", default="05")
     parser.add_argument("--longest", type=float, default=0, help="seconds before a kill, at most; 0: a third of the run")
-    parser.add_argument("--work", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--work", type=folder, default=None)
+    parser.add_argument("--out", type=file, default=None)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="kills-"))
-    work.mkdir(parents=True, exist_ok=True)
     arguments = [*tiny_course(work), "--until", options.until]
     with open(work / "log.txt", "a") as log:
         begin = time.monotonic()
@@ -128,7 +130,7 @@ def main():
                   flush=True)
             table.append({"run": broken, "code": code, "different": wrong}) if wrong or code else None
     if options.out:
-        options.out.write_text(json.dumps(table, indent=1))
+        artefacts.write_json(options.out, table)
     failed = [row for row in table if row.get("different") or row.get("code") or row.get("still_alive")]
     print(f"{options.kills} kills over {broken} runs; {len(failed)} things went wrong")
     return 1 if failed else 0

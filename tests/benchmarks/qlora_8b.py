@@ -10,15 +10,14 @@ of the table changes one setting more. --tiny takes a very small model instead, 
 import argparse
 import gc
 import importlib.util
-import json
 import random
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import bitsandbytes as bnb
 import torch
+from command_line import file
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from tokenizers import Tokenizer
@@ -35,7 +34,7 @@ from transformers import (
 from transformers.quantizers import AutoHfQuantizer
 from trl import SFTConfig, SFTTrainer
 
-from helpers import memory, models
+from helpers import artefacts, memory, models
 
 LLAMA3_8B = {
     "vocab_size": 128_264, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
@@ -220,7 +219,7 @@ def table(found, rate):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=30, help="updates for each line, the first 3 not timed")
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     parser.add_argument("--tiny", action="store_true", help="a very small model, to try the script out")
     options = parser.parse_args(arguments)
     if options.steps < 5:
@@ -248,7 +247,7 @@ def main(arguments=None):
     print(table(found, rate))
     if options.out:
         figures = {"device": where, "matrix_rate": rate, "host_peak_gb": memory.peak_mb() / 1e3, "lines": dict(found)}
-        Path(options.out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        artefacts.write_json(options.out, figures)
     return 0
 
 

@@ -7,7 +7,6 @@ which is copied and stays as it is.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from command_line import file
 from nbclient import NotebookClient
 from traitlets.config import Config
 
@@ -56,7 +56,7 @@ def first_cells(name, run_dir):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run-dir", default=str(artefacts.REPOSITORY / "runs" / "default"))
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     options = parser.parse_args()
     if not (Path(options.run_dir) / "05_evaluate" / "metrics.json").is_file():
         sys.exit(f"{options.run_dir} is no finished run: run the course first (make course), or name one with --run-dir.")
@@ -81,7 +81,7 @@ def main():
         found["notebook"][name] = [statistics.median(column) for column in zip(*rounds, strict=True)]
         print("{:24}{:9.2f}{:12.2f}{:20.2f}".format(name, *found["notebook"][name]), flush=True)
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        artefacts.write_json(options.out, found)
 
 
 if __name__ == "__main__":

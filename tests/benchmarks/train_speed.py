@@ -22,6 +22,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from command_line import count, file
+
+from helpers import artefacts
+
 DEFAULTS = {"epochs": 1.0, "eval_fraction": 0.5, "save_fraction": 0.5}
 
 
@@ -177,18 +181,18 @@ def both(run_dir, seed, options, found):
         if options.full:
             found.setdefault("differences", []).append(accuracies(f"seed {seed}", ours["right"], article["right"], seed))
         if options.out:  # after each pair: the next may be stopped
-            Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            artefacts.write_json(options.out, found)
     return flops_per_token(run_dir)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=200, help="rows of data/inbox.csv to use (default 200)")
-    parser.add_argument("--rounds", type=int, default=3, help="times both sides are run in turn (default 3)")
+    parser.add_argument("--rows", type=count, default=200, help="rows of data/inbox.csv to use (default 200)")
+    parser.add_argument("--rounds", type=count, default=3, help="times both sides are run in turn (default 3)")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one or several (default 1)")
     parser.add_argument("--full", action="store_true", help="all rows and epochs, once a seed, with accuracy on the test rows")
     parser.add_argument("--precision", default="auto", help="of our side (default auto)")
-    parser.add_argument("--out", help="also write the figures to this JSON file")
+    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -197,11 +201,7 @@ def main():
             return stock(Path(run_dir), *json.loads(rest[0]))
         adapter, quantization, precision, test = rest
         return quality(Path(run_dir), adapter, quantization == "nf4", precision, test == "test")
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1.")
     import pandas as pd
-
-    from helpers import artefacts
 
     if options.rows > (there := len(pd.read_csv(artefacts.REPOSITORY / "data" / "inbox.csv"))):
         parser.error(f"--rows: data/inbox.csv has {there} rows.")
@@ -233,7 +233,7 @@ def main():
         print(f"{name} matrix products alone: {ceiling:.0f} tokens/s; ours reaches {share:.0%} of that")
         found[f"{name}_ceiling_tokens_per_second"] = ceiling
     if options.out:
-        Path(options.out).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        artefacts.write_json(options.out, found)
 
 
 if __name__ == "__main__":
