@@ -31,11 +31,11 @@ RESULTS = ("01_data/train.jsonl", "02_quantize_and_lora/adapter_config.json", "0
 
 def tiny_course(folder):
     """Write a tiny random model and 60 rows to `folder` (Path); returns the runner's arguments for them."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
-
     from helpers import models
 
-    models.quiet()
+    models.quiet()  # before transformers looks for bitsandbytes
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
     tokenizer = AutoTokenizer.from_pretrained(models.fetch_default_model())
     set_seed(0)
     LlamaForCausalLM(LlamaConfig(
