@@ -83,8 +83,7 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path)
     out = tmp_path / "ein \"Lauf\" für's Büro"
     small = ["--run-dir", out, "-p", "data_path", "mine.csv", "-p", "model_id", llama3_tiny, "-p", "epochs", 1,
              "-p", "near_duplicate", 1, "-p", "bootstrap_samples", 100]
-    # Beside another test so small a model gains nothing from threads.
-    done = run(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"), OMP_NUM_THREADS="1")
+    done = run(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert token not in done.stdout + done.stderr
     assert [path for path in out.rglob("*") if path.is_file() and token.encode() in path.read_bytes()] == []
