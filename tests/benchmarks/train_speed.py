@@ -163,8 +163,8 @@ def both(run_dir, seed, options, found):
     run([*common, "--until", "02", "-p", "seed", seed, *([] if options.full else ["-p", "max_rows", options.rows])])
     for _ in range(1 if options.full else options.rounds):
         run([*common, "--from", "03", "--until", "03", "--force", *chosen])
-        metrics = json.loads((run_dir / "03_train" / "metrics.json").read_text(encoding="utf-8"))
-        used = json.loads((run_dir / "03_train" / "manifest.json").read_text(encoding="utf-8"))["parameters"]
+        metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
+        used = artefacts.read_manifest(run_dir, "03_train")["parameters"]
         settings = [
             used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"], seed,
             used["eval_fraction"],
