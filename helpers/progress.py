@@ -7,6 +7,9 @@ from transformers import TrainerCallback
 class TextProgress(TrainerCallback):
     """A text bar on standard error, one tick per optimizer step, with the newest losses behind it."""
 
+    def __init__(self):
+        self.bar, self.shown = tqdm(disable=True), {}  # until training begins: trainer.evaluate() logs, too
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = tqdm(
             total=state.max_steps, initial=state.global_step, desc="training", unit="step",

@@ -14,7 +14,8 @@ FOLDER = artefacts.REPOSITORY / "tests" / "benchmarks"
     "command, said",
     [("train_speed.py --rows 0", "argument --rows: '0' should be a whole number of at least 1"),
      ("train_speed.py --rows 5000", "--rows: data/inbox.csv has"), ("eval_speed.py --rounds x", "argument --rounds: 'x' should be"),
-     ("growth.py --rows 120", "--rows: at least two sizes"), ("data_scale.py --out {folder}", "is a folder; name a file"),
+     ("growth.py --rows 120", "--rows: at least two sizes"), ("data_scale.py --rows 9 9", "--rows: at least two sizes"),
+     ("course.py --out {folder}", "is a folder; name a file"), ("course.py -p lora_r -4", "lora_r was -4"),
      ("startup.py --out {folder}/a/file/x.json", "cannot be made"), ("kills.py --kills -1", "argument --kills: '-1' should be")],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, command, said):

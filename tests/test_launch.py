@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from test_runner import run
+from test_runner import run, run_alone
 
 from helpers import artefacts, launch
 
@@ -26,7 +26,7 @@ def test_two_processes_reach_the_losses_of_one(tiny, tmp_path):
     one = run("--run-dir", tmp_path / "one", "-p", "batch_size", 4, *settings, cwd=tmp_path)
     assert one.returncode == 0, one.stderr[-3000:]
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    two = run("--run-dir", tmp_path / "two", "-p", "batch_size", 2, "--processes", 2, *settings, cwd=tmp_path)
+    two = run_alone("--run-dir", tmp_path / "two", "-p", "batch_size", 2, "--processes", 2, *settings, cwd=tmp_path)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("unchanged, skipped") == 2
 

@@ -31,3 +31,13 @@ def folder(text):
     if not os.access(path, os.W_OK):
         raise argparse.ArgumentTypeError(f"{path} may not be written to.")
     return path
+
+
+class Sizes(argparse.Action):
+    """Two sizes or more, each once, the smallest first."""
+
+    def __call__(self, parser, namespace, values, option=None):
+        values = sorted(set(values))
+        if len(values) < 2:
+            parser.error(f"{option}: at least two sizes, to see how time grows.")
+        setattr(namespace, self.dest, values)

@@ -1,8 +1,9 @@
-"""How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 1000000] [--out FILE.json]
+"""How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 …] [--out FOLDER]
 
 Makes a question/answer file of so many rows (8 to 32 made-up words, as unevenly frequent as those of a language; one row
 in fifty nearly repeats the one before), runs 01_data on it in a process of its own, and prints seconds, milliseconds a row
-and peak memory as the manifest has them.
+and peak memory as the manifest has them, and the exponent of growth between the two largest sizes (1: linear); --out also
+writes them as JSON and as a plot.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from command_line import count, file
+from command_line import Sizes, count, folder
+from growth import plot, tell_exponent
 
 from helpers import artefacts
 
@@ -52,17 +54,20 @@ def measure(rows, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=count, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
+    parser.add_argument("--rows", type=count, nargs="+", action=Sizes, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--out", type=folder, help="also write data_scale.json and data_scale.png to this folder")
     options = parser.parse_args()
     found = []
     print(f"{'rows':>9}{'seconds':>10}{'ms/row':>9}{'peak MB':>9}", flush=True)
     for rows in options.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            found.append(measure(rows, folder))
+        with tempfile.TemporaryDirectory() as work:
+            found.append(measure(rows, work))
         print("{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]), flush=True)
+        if options.out:  # after each: the next may be stopped
+            artefacts.write_json(options.out / "data_scale.json", found)
+    tell_exponent(found, "rows")
     if options.out:
-        artefacts.write_json(options.out, found)
+        plot({"01: more rows": (found, "rows")}, options.out / "data_scale.png")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from command_line import count, folder
+from command_line import Sizes, count, folder
 
 from helpers import artefacts, run
 
@@ -80,24 +80,25 @@ def answers(rows):
     print(json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": round(memory.peak_mb())}))
 
 
-def exponent(found, size):
-    """The slope of log(seconds) over log(size) between the two largest sizes: 1 is linear."""
+def tell_exponent(found, size):
+    """Print the slope of log(seconds) over log(size) between the two largest sizes: 1 is linear."""
     one, two = found[-2:]
-    return math.log(two["seconds"] / one["seconds"]) / math.log(two[size] / one[size])
+    slope = math.log(two["seconds"] / one["seconds"]) / math.log(two[size] / one[size])
+    print(f"time grows with {size} to the power {slope:.2f}", flush=True)
 
 
 def show(title, found, size):
     print(f"\n{title}\n" + "".join(f"{name:>16}" for name in found[0]))
     for row in found:
         print("".join(f"{value:>16}" for value in row.values()))
-    print(f"time grows with {size} to the power {exponent(found, size):.2f}", flush=True)
+    tell_exponent(found, size)
 
 
 def plot(results, path):
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 4), layout="constrained")
-    for axes, (title, (found, size)) in zip(panels, results.items(), strict=True):
+    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 4), layout="constrained", squeeze=False)
+    for axes, (title, (found, size)) in zip(panels[0], results.items(), strict=True):
         axes.plot([row[size] for row in found], [row["seconds"] for row in found], "o-")
         axes.set(title=title, xlabel=size, ylabel="seconds", xlim=0, ylim=0)
         memory = axes.twinx()
@@ -108,17 +109,14 @@ def plot(results, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=count, nargs="+", default=[120, 240, 480, 900])
-    parser.add_argument("--lengths", type=count, nargs="+", default=[1, 2, 4, 8], help="documents in one question")
+    parser.add_argument("--rows", type=count, nargs="+", action=Sizes, default=[120, 240, 480, 900])
+    parser.add_argument("--lengths", type=count, nargs="+", action=Sizes, default=[1, 2, 4, 8],
+                        help="documents in one question")
     parser.add_argument("--out", type=folder, help="also write growth.json and growth.png to this folder")
     parser.add_argument("--answers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answers:
         return answers(options.answers)
-    for name in ("rows", "lengths"):
-        setattr(options, name, sorted(set(getattr(options, name))))
-        if len(getattr(options, name)) < 2:
-            parser.error(f"--{name}: at least two sizes, to see how time grows.")
     import pandas as pd
 
     if max(options.rows) > (there := len(pd.read_csv(INBOX))):
