@@ -99,11 +99,12 @@ def plot(results, path):
 
     figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 4), layout="constrained", squeeze=False)
     for axes, (title, (found, size)) in zip(panels[0], results.items(), strict=True):
-        axes.plot([row[size] for row in found], [row["seconds"] for row in found], "o-")
-        axes.set(title=title, xlabel=size, ylabel="seconds", xlim=0, ylim=0)
+        sizes, seconds, peaks = ([row[name] for row in found] for name in (size, "seconds", "peak_memory_mb"))
+        axes.plot(sizes, seconds, "o-")
+        axes.set(title=title, xlabel=size, ylabel="seconds", xlim=(0, 1.08 * max(sizes)), ylim=(0, 1.08 * max(seconds)))
         memory = axes.twinx()
-        memory.plot([row[size] for row in found], [row["peak_memory_mb"] for row in found], "s--", color="#d9822b")
-        memory.set(ylabel="peak memory (MB), dashed", ylim=0)
+        memory.plot(sizes, peaks, "s--", color="#d9822b")
+        memory.set(ylabel="peak memory (MB), dashed", ylim=(0, 1.08 * max(peaks)))
     figure.savefig(path, dpi=120)
 
 
