@@ -13,7 +13,8 @@ FOLDER = artefacts.REPOSITORY / "tests" / "benchmarks"
 @pytest.mark.parametrize(
     "command, said",
     [("train_speed.py --rows 0", "argument --rows: '0' should be a whole number of at least 1"),
-     ("train_speed.py --rows 5000", "--rows: data/inbox.csv has"), ("eval_speed.py --rounds x", "argument --rounds: 'x' should be"),
+     ("train_speed.py --rows 5000", "--rows: data/inbox.csv has"), ("train_speed.py -p lora_r -4", "lora_r was -4"),
+     ("eval_speed.py --rounds x", "argument --rounds: 'x' should be"),
      ("growth.py --rows 120", "--rows: at least two sizes"), ("data_scale.py --rows 9 9", "--rows: at least two sizes"),
      ("course.py --out {folder}", "is a folder; name a file"), ("course.py -p lora_r -4", "lora_r was -4"),
      ("startup.py --out {folder}/a/file/x.json", "cannot be made"), ("kills.py --kills -1", "argument --kills: '-1' should be")],

@@ -2,14 +2,17 @@
 
 Both sides train the same model on the same rows, with the same adapter, epochs and effective batch, in turn, each in a
 process of its own and without a GPU. Ours is notebook 03 as it stands. The other is TRL's SFTTrainer as the article sets
-it: float32, nothing quantized, micro-batches of 2, LoRA dropout 0.05, rows in random order. Tokens a second count the
-rows' own tokens, neither padding nor the rows that fill up our last update, over the time of training with the
-evaluations on the way. Validation loss is measured the same way for both, on the saved adapters: the mean over all answer
-tokens. The ceiling is what a matrix product alone would allow on this machine: 4 FLOPs a token and weight of the linear
-layers (forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too). It counts every token of
-a row; ours computes the beginning that all rows share once a batch, so its share is of the work done, not of the
-processor's rate. --full trains on all rows with the defaults and adds accuracy on the test rows, with the paired
-difference (of all seeds together, too); --precision float32 shows a machine without fast bfloat16.
+it: float32, nothing quantized, micro-batches of 2, rows in random order. Tokens a second count the rows' own tokens, neither
+padding nor the rows that fill up our last update, over the time of training with the evaluations on the way. The ceiling is
+what a matrix product alone would allow on this machine: 4 FLOPs a token and weight of the linear layers (forward, and the
+gradient of the activations) and 6 for LoRA's (their own gradient too). It counts every token of a row; ours computes the
+beginning that all rows share once a batch, so its share is of the work done, not of the processor's rate.
+
+Validation loss is measured the same way for both, on the saved adapters: the mean over all answer tokens. --full trains on
+all rows with the defaults, and adds loss and accuracy on the test rows. Ours against the article's comes with a 95 % interval,
+for each seed and for all of them (paired bootstrap over the rows): the loss of a hundred short answers hangs on the few that
+a model gets wrong. The intervals tell what other rows would change, not what other draws of dropout would; -p lora_dropout 0
+leaves those out on both sides. --precision float32 shows a machine without fast bfloat16, -p data_path other data.
 """
 
 import argparse
@@ -26,11 +29,22 @@ from command_line import count, file
 
 from helpers import artefacts
 
+QUALITY = ("validation_loss", "test_loss", "accuracy")
+SPLITS = ("validation", "test")
 DEFAULTS = {"epochs": 1.0, "eval_fraction": 0.5, "save_fraction": 0.5}
 
 
-def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
-    """Train as the article does on the rows of `run_dir`; prints the figures as JSON and saves the adapter in `run_dir`."""
+def settings(run_dir):
+    """{name: value} of the parameters that 01, 02 and 03 had in `run_dir`."""
+    return {
+        name: value for step in ("01_data", "02_quantize_and_lora", "03_train")
+        for name, value in artefacts.read_manifest(run_dir, step)["parameters"].items()
+    }
+
+
+def stock(run_dir):
+    """Train as the article does on the rows of `run_dir`, as long and with the same adapter as 03 did there; prints the
+    figures as JSON and saves the adapter in `run_dir`."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -39,21 +53,22 @@ def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
     from helpers import chat, models
 
     models.quiet()
-    data = run_dir / "01_data"
+    used, data = settings(run_dir), run_dir / "01_data"
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     rows = {name: chat.read_rows(data / f"{name}.jsonl") for name in ("train", "validation")}
-    model = AutoModelForCausalLM.from_pretrained(models.find(models.DEFAULT_MODEL), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(models.find(used["model_id"]), dtype=torch.float32)
     models.add_pad_row(model, tokenizer)
-    set_seed(seed)
-    lora = LoraConfig.from_pretrained(run_dir / "02_quantize_and_lora")
-    lora.lora_dropout = 0.05
-    model = get_peft_model(model, lora)
+    set_seed(used["seed"])
+    model = get_peft_model(model, LoraConfig.from_pretrained(run_dir / "02_quantize_and_lora"))
+    update = used["batch_size"] * used["gradient_accumulation_steps"]  # rows
+    micro = 1 if update % 2 else 2
     config = SFTConfig(
-        output_dir=str(run_dir / "stock" / "checkpoints"), completion_only_loss=True, max_length=512, use_cpu=True,
-        num_train_epochs=epochs, per_device_train_batch_size=2, gradient_accumulation_steps=max(1, batch // 2),
-        learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=0.1, eval_strategy="steps",
-        eval_steps=evaluations, save_strategy="no", bf16=False, gradient_checkpointing=False, report_to="none",
-        disable_tqdm=True, seed=seed,
+        output_dir=str(run_dir / "stock" / "checkpoints"), completion_only_loss=True, max_length=used["max_length"],
+        use_cpu=True, num_train_epochs=used["epochs"], per_device_train_batch_size=micro,
+        gradient_accumulation_steps=update // micro, learning_rate=used["learning_rate"],
+        lr_scheduler_type=used["lr_scheduler"], warmup_steps=used["warmup_ratio"], eval_strategy="steps",
+        eval_steps=used["eval_fraction"], save_strategy="no", bf16=False, gradient_checkpointing=False, report_to="none",
+        disable_tqdm=True, seed=used["seed"],
     )
     trainer = SFTTrainer(
         model=model, args=config, processing_class=tokenizer,
@@ -65,13 +80,14 @@ def stock(run_dir, epochs, learning_rate, batch, seed, evaluations):
     seconds = time.monotonic() - began
     model.save_pretrained(run_dir / "stock" / "adapter", save_embedding_layers=False)
     tokenizer.save_pretrained(run_dir / "stock" / "adapter")
-    tokens = sum(map(len, trainer.train_dataset["input_ids"])) * epochs
+    tokens = sum(map(len, trainer.train_dataset["input_ids"])) * used["epochs"]
     print(json.dumps({"seconds": seconds, "tokens": tokens}))
 
 
-def quality(run_dir, adapter, quantized, precision, test):
-    """Prints as JSON what the model with `adapter` computes in `precision` (name of a torch dtype): `validation_loss`
-    (mean over the answer tokens, nats) and, if `test`, `right` (1.0 for each test row with the exact label) and its mean.
+def quality(run_dir, side, test):
+    """Prints as JSON what the model that `side` (ours, article) has trained in `run_dir` gives: `validation_loss` (mean over
+    the answer tokens, nats) and `validation_losses` (the sum over each row's); if `test`, the same of the test rows, and
+    `right` (1.0 for each test row with exactly the right answer) with its mean, `accuracy`.
     """
     import torch
     from transformers import BitsAndBytesConfig
@@ -79,25 +95,34 @@ def quality(run_dir, adapter, quantized, precision, test):
     from helpers import asking, chat, models
 
     models.quiet()
-    dtype, config = getattr(torch, precision), None
-    if quantized:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
-        )
-    model, tokenizer = models.load_adapter(adapter, models.find(models.DEFAULT_MODEL), config, dtype)
+    used, folder, dtype, config = settings(run_dir), run_dir / "stock" / "adapter", torch.float32, None
+    if side == "ours":
+        folder = run_dir / "03_train" / "adapter"
+        dtype = getattr(torch, artefacts.read_json(folder.parent / "metrics.json")["precision"])
+        config = {
+            "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+                                      bnb_4bit_use_double_quant=True),
+            "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None,
+        }[used["quantization"]]
+    model, tokenizer = models.load_adapter(folder, models.find(used["model_id"]), config, dtype)
     model.eval()
-    losses = []
-    for row in chat.read_rows(run_dir / "01_data" / "validation.jsonl").to_list():
-        ids, mask = chat.trained_tokens(tokenizer, row["prompt"], row["completion"])
-        with torch.inference_mode():
-            scores = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
-        missed = torch.nn.functional.cross_entropy(scores, torch.tensor(ids[1:]), reduction="none")
-        losses.append(missed[torch.tensor(mask[1:])])
-    found = {"validation_loss": float(torch.cat(losses).mean())}
+    rows = {split: chat.read_rows(run_dir / "01_data" / f"{split}.jsonl").to_list() for split in SPLITS[: 1 + test]}
+    found = {}
+    for split, chats in rows.items():
+        sums, tokens = [], 0
+        for row in chats:
+            ids, mask = chat.trained_tokens(tokenizer, row["prompt"], row["completion"])
+            with torch.inference_mode():
+                scores = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+            missed = torch.nn.functional.cross_entropy(scores, torch.tensor(ids[1:]), reduction="none")
+            missed = missed[torch.tensor(mask[1:])]
+            sums.append(float(missed.sum()))
+            tokens += len(missed)
+        found |= {f"{split}_loss": sum(sums) / tokens, f"{split}_losses": sums}
     if test:
-        rows = chat.read_rows(run_dir / "01_data" / "test.jsonl").to_list()
-        answers = asking.answer(model, tokenizer, [row["prompt"] for row in rows], 12, 16)
-        right = [float(found["text"] == row["answer"]) for found, row in zip(answers, rows, strict=True)]
+        room = asking.room(tokenizer, [row["answer"] for row in rows["test"]])
+        answers = asking.answer(model, tokenizer, [row["prompt"] for row in rows["test"]], room, 16)
+        right = [float(found["text"] == row["answer"]) for found, row in zip(answers, rows["test"], strict=True)]
         found |= {"accuracy": sum(right) / len(right), "right": right}
     print(json.dumps(found))
 
@@ -116,7 +141,7 @@ def matrix_rate(dtype, size=1536, rounds=20):
 
 
 def flops_per_token(run_dir):
-    """FLOPs of training on one token: linear layers of the default model and the adapter of `run_dir`."""
+    """FLOPs of training on one token: linear layers of the model and the adapter of `run_dir`."""
     from helpers import models
 
     models.quiet()  # before PEFT looks for bitsandbytes
@@ -125,7 +150,7 @@ def flops_per_token(run_dir):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.find(models.DEFAULT_MODEL)))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(models.find(settings(run_dir)["model_id"])))
         linear = sum(p.numel() for name, p in model.named_parameters() if "proj" in name)
         model = get_peft_model(model, LoraConfig.from_pretrained(run_dir / "02_quantize_and_lora"))
     return 4 * linear + 6 * sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -135,7 +160,8 @@ def run(command):
     alone = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, *map(str, command)], check=False, capture_output=True, text=True, env=alone)
     if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+        print(done.stderr, file=sys.stderr)
+        sys.exit(done.returncode)
     return done.stdout
 
 
@@ -144,42 +170,53 @@ def call(*arguments):
     return json.loads(run([__file__, *arguments]).strip().splitlines()[-1])
 
 
-def accuracies(of, ours, article, seed):
-    """Print and return by how much the accuracy of `ours` differs from `article` (1.0 or 0.0 a test row, in one order)."""
+def compare(of, ours, article, seed):
+    """Print and return how the quality of `ours` compares with `article`, two lists of what `quality` found, run by run:
+    {split: [loss of ours over the article's, ends of its 95 % interval], "accuracy": what `evaluation.compare` returns}.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
     from helpers import evaluation
 
-    compared = evaluation.compare(ours, article, 2000, seed)
-    low, high = (100 * end for end in compared["ci95"])
-    print(f"{of}  ours less the article's accuracy: {100 * compared['difference']:+.1f} points (95 % interval "
-          f"{low:+.1f} to {high:+.1f}, {compared['test']} p = {compared['p_value']:.3f})", flush=True)
+    joined = lambda side, name: np.concatenate([one[name] for one in side])
+    quotient = lambda a, b, axis=-1: a.sum(axis) / b.sum(axis)
+    compared = {}
+    for split in SPLITS:
+        if f"{split}_losses" in ours[0]:
+            pair = [joined(side, f"{split}_losses") for side in (ours, article)]
+            low, high = bootstrap(pair, quotient, paired=True, n_resamples=2000, method="percentile", rng=seed).confidence_interval
+            compared[split] = [float(number) for number in (quotient(*pair), low, high)]
+            print(f"{of}  {split} loss, ours over the article's: {compared[split][0]:.2f} "
+                  f"(95 % interval {low:.2f} to {high:.2f})", flush=True)
+    if "right" in ours[0]:
+        found = evaluation.compare(*(joined(side, "right").tolist() for side in (ours, article)), 2000, seed)
+        low, high = (100 * end for end in found["ci95"])
+        print(f"{of}  ours less the article's accuracy: {100 * found['difference']:+.1f} points (95 % interval "
+              f"{low:+.1f} to {high:+.1f}, {found['test']} p = {found['p_value']:.3f})", flush=True)
+        compared["accuracy"] = found
     return compared
 
 
 def both(run_dir, seed, options, found):
     """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
     common = ["-m", "helpers.run", "--run-dir", run_dir]
-    changed = {"seed": seed, "precision": options.precision, "resume": False} | ({} if options.full else DEFAULTS)
-    chosen = [part for name, value in changed.items() for part in ("-p", name, value)]
-    run([*common, "--until", "02", "-p", "seed", seed, *([] if options.full else ["-p", "max_rows", options.rows])])
+    changed = {"seed": seed, "precision": options.precision, "resume": False}
+    changed |= {} if options.full else {"max_rows": options.rows} | DEFAULTS
+    chosen = [part for name, value in [*changed.items(), *options.p] for part in ("-p", name, value)]
+    run([*common, "--until", "02", *chosen])
     for _ in range(1 if options.full else options.rounds):
         run([*common, "--from", "03", "--until", "03", "--force", *chosen])
         metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
-        used = artefacts.read_manifest(run_dir, "03_train")["parameters"]
-        settings = [
-            used["epochs"], used["learning_rate"], used["batch_size"] * used["gradient_accumulation_steps"], seed,
-            used["eval_fraction"],
-        ]
-        article = call("--side", "stock", run_dir, json.dumps(settings))
+        article = call("--side", "stock", run_dir)
         ours = {"seconds": metrics["seconds"], "tokens": article["tokens"], "precision": metrics["precision"]}
-        test = "test" if options.full else "none"
-        ours |= call("--side", "quality", run_dir, run_dir / "03_train" / "adapter", "nf4", metrics["precision"], test)
-        article |= call("--side", "quality", run_dir, run_dir / "stock" / "adapter", "none", "float32", test)
+        for side, figures in (("ours", ours), ("article", article)):
+            figures |= call("--side", "quality", run_dir, side, *(["test"] if options.full else []))
         for side, figures in (("ours", ours), ("article", article)):
             found[side].append({"seed": seed, "tokens_per_second": figures["tokens"] / figures["seconds"]} | figures)
-            shown = "".join(f"  {name} {figures[name]:.3f}" for name in ("validation_loss", "accuracy") if name in figures)
+            shown = "".join(f"  {name} {figures[name]:.3f}" for name in QUALITY if name in figures)
             print(f"seed {seed}  {side:8}{found[side][-1]['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
-        if options.full:
-            found.setdefault("differences", []).append(accuracies(f"seed {seed}", ours["right"], article["right"], seed))
+        found.setdefault("compared", []).append(compare(f"seed {seed}", [ours], [article], seed))
         if options.out:  # after each pair: the next may be stopped
             artefacts.write_json(options.out, found)
     return flops_per_token(run_dir)
@@ -187,32 +224,31 @@ def both(run_dir, seed, options, found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=count, default=200, help="rows of data/inbox.csv to use (default 200)")
+    parser.add_argument("--rows", type=count, default=200, help="rows of the data to use (default 200)")
     parser.add_argument("--rounds", type=count, default=3, help="times both sides are run in turn (default 3)")
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="one or several (default 1)")
     parser.add_argument("--full", action="store_true", help="all rows and epochs, once a seed, with accuracy on the test rows")
     parser.add_argument("--precision", default="auto", help="of our side (default auto)")
+    parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[],
+                        help="a parameter of 01 to 03, for both sides: -p data_path my.csv, -p lora_dropout 0")
     parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         name, run_dir, *rest = options.side
-        if name == "stock":
-            return stock(Path(run_dir), *json.loads(rest[0]))
-        adapter, quantization, precision, test = rest
-        return quality(Path(run_dir), adapter, quantization == "nf4", precision, test == "test")
+        return stock(Path(run_dir)) if name == "stock" else quality(Path(run_dir), rest[0], "test" in rest)
     import pandas as pd
 
-    if options.rows > (there := len(pd.read_csv(artefacts.REPOSITORY / "data" / "inbox.csv"))):
+    own_data = "data_path" in dict(options.p)
+    if not own_data and options.rows > (there := len(pd.read_csv(artefacts.REPOSITORY / "data" / "inbox.csv"))):
         parser.error(f"--rows: data/inbox.csv has {there} rows.")
 
     found = {"ours": [], "article": []}
     for seed in options.seed:
         with tempfile.TemporaryDirectory() as folder:
             flops = both(Path(folder), seed, options, found)
-    if options.full and len(options.seed) > 1:
-        ours, article = ([right for one in found[side] for right in one["right"]] for side in ("ours", "article"))
-        found["difference"] = accuracies("all seeds", ours, article, options.seed[0])
+    if len(options.seed) > 1:
+        found["together"] = compare("all seeds", found["ours"], found["article"], options.seed[0])
 
     import torch
 
@@ -221,7 +257,7 @@ def main():
     for side in ("ours", "article"):
         speed = statistics.median(one["tokens_per_second"] for one in found[side])
         means = "".join(f", {name.replace('_', ' ')} {statistics.mean(one[name] for one in found[side]):.3f}"
-                        for name in ("validation_loss", "accuracy") if name in found[side][0])
+                        for name in QUALITY if name in found[side][0])
         print(f"{side:8}{speed:7.0f} tokens/s (median of {len(found[side])}){means} (mean)")
     ratios = [a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(found["ours"], found["article"], strict=True)]
     print(f"ratio   {statistics.median(ratios):7.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
