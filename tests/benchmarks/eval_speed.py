@@ -37,20 +37,27 @@ def article(model, tokenizer, prompts, max_new_tokens):
     return [answer[0]["generated_text"].strip() for answer in answers]
 
 
+def quantization(kind, dtype):
+    """What from_pretrained takes for a base that 02 made `kind` (nf4, int8, none) and that computes in `dtype` (torch's)."""
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+                                  bnb_4bit_use_double_quant=True),
+        "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None,
+    }[kind]
+
+
 def load(run_dir, precision):
     """What 05 asks, in `precision` (name of a torch dtype): {system: (model, tokenizer, whether with its adapter)}."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from helpers import models
 
     dtype = getattr(torch, precision)
     given = {name: artefacts.read_json(run_dir / name / "manifest.json")["parameters"] for name in ("01_data", "02_quantize_and_lora")}
-    config = {
-        "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
-                                  bnb_4bit_use_double_quant=True),
-        "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None,
-    }[given["02_quantize_and_lora"]["quantization"]]
+    config = quantization(given["02_quantize_and_lora"]["quantization"], dtype)
     merged = run_dir / "04_merge_push" / "merged"
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype).eval()
     adapted, tokenizer = models.load_adapter(

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 from command_line import count, file
+from eval_speed import quantization
 
 from helpers import artefacts
 
@@ -90,7 +91,6 @@ def quality(run_dir, side, test):
     `right` (1.0 for each test row with exactly the right answer) with its mean, `accuracy`.
     """
     import torch
-    from transformers import BitsAndBytesConfig
 
     from helpers import asking, chat, models
 
@@ -99,11 +99,7 @@ def quality(run_dir, side, test):
     if side == "ours":
         folder = run_dir / "03_train" / "adapter"
         dtype = getattr(torch, artefacts.read_json(folder.parent / "metrics.json")["precision"])
-        config = {
-            "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
-                                      bnb_4bit_use_double_quant=True),
-            "int8": BitsAndBytesConfig(load_in_8bit=True), "none": None,
-        }[used["quantization"]]
+        config = quantization(used["quantization"], dtype)
     model, tokenizer = models.load_adapter(folder, models.find(used["model_id"]), config, dtype)
     model.eval()
     rows = {split: chat.read_rows(run_dir / "01_data" / f"{split}.jsonl").to_list() for split in SPLITS[: 1 + test]}
@@ -212,7 +208,6 @@ def both(run_dir, seed, options, found):
         ours = {"seconds": metrics["seconds"], "tokens": article["tokens"], "precision": metrics["precision"]}
         for side, figures in (("ours", ours), ("article", article)):
             figures |= call("--side", "quality", run_dir, side, *(["test"] if options.full else []))
-        for side, figures in (("ours", ours), ("article", article)):
             found[side].append({"seed": seed, "tokens_per_second": figures["tokens"] / figures["seconds"]} | figures)
             shown = "".join(f"  {name} {figures[name]:.3f}" for name in QUALITY if name in figures)
             print(f"seed {seed}  {side:8}{found[side][-1]['tokens_per_second']:7.0f} tokens/s{shown}", flush=True)
