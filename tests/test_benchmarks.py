@@ -14,6 +14,7 @@ FOLDER = artefacts.REPOSITORY / "tests" / "benchmarks"
     "command, said",
     [("train_speed.py --rows 0", "argument --rows: '0' should be a whole number of at least 1"),
      ("train_speed.py --rows 5000", "--rows: data/inbox.csv has"), ("train_speed.py -p lora_r -4", "lora_r was -4"),
+     ("train_speed.py -p seed 5", "-p seed: use --seed"), ("train_speed.py -p resume true", "-p resume: this benchmark sets it"),
      ("eval_speed.py --rounds x", "argument --rounds: 'x' should be"),
      ("growth.py --rows 120", "--rows: at least two sizes"), ("data_scale.py --rows 9 9", "--rows: at least two sizes"),
      ("course.py --out {folder}", "is a folder; name a file"), ("course.py -p lora_r -4", "lora_r was -4"),

@@ -232,6 +232,10 @@ def main():
     if options.side:
         name, run_dir, *rest = options.side
         return stock(Path(run_dir)) if name == "stock" else quality(Path(run_dir), rest[0], "test" in rest)
+    own = [name for name, _ in options.p if name in ("seed", "precision", "run_dir", "resume")]
+    if own:
+        hint = f"use --{own[0]}" if own[0] in ("seed", "precision") else "this benchmark sets it itself"
+        parser.error(f"-p {own[0]}: {hint}.")
     import pandas as pd
 
     own_data = "data_path" in dict(options.p)
