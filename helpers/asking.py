@@ -26,88 +26,141 @@ def end_tokens(model, tokenizer):
     return sorted(ends - {None})
 
 
-def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers"):
+def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers", labels=()):
     """Greedy answers to `prompts` (message lists), in their order.
 
     Returns a list of dicts: `text` (str), `stopped` (True when the model ended its turn by itself),
-    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time).
-    What all prompts begin with (system prompt, worked examples) is read once; the rest is batched by length.
+    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time). With
+    `labels` (texts), each dict also has `likeliest_label`: what `Batch.score_labels` says of this prompt, which is read once.
     """
-    encoded = _encode(tokenizer, prompts)
-    ends = end_tokens(model, tokenizer)
-    prefix = _Prefix(model, encoded)
     answers = [None] * len(prompts)
-    for part in _batches(encoded, batch_size, label):
-        began, sureness = time.monotonic(), _Sureness()
-        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with _reading(model.device):
-            out = model.generate(
-                input_ids=ids, attention_mask=attention, past_key_values=cache, max_new_tokens=max_new_tokens,
-                do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([sureness]), logits_to_keep=_last(1, model.device),
-            )
-        chances = torch.stack(sureness.steps, dim=1).tolist()
-        seconds = (time.monotonic() - began) / len(part)
-        for index, row, scores in zip(part, out[:, ids.shape[1] :].tolist(), chances, strict=True):
-            stop = next((i for i, token in enumerate(row) if token in ends), None)
-            said = scores if stop is None else scores[: stop + 1]
-            text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers[index] = {
-                "text": text, "stopped": stop is not None, "confidence": float(np.exp(sum(said))), "seconds": seconds,
-            }
+    for batch in read(model, tokenizer, prompts, batch_size, label):
+        found = batch.answer(max_new_tokens)
+        if labels:
+            found = [a | {"likeliest_label": b} for a, b in zip(found, batch.score_labels(labels), strict=True)]
+        for index, row in zip(batch.indices, found, strict=True):
+            answers[index] = row
     return answers
 
 
-def score_labels(model, tokenizer, prompts, labels, batch_size, label="labels scored"):
-    """For each of `prompts` (message lists) the label that the model finds likeliest, as `answer` returns it.
-
-    Every label is written as the answer, end of turn included, and the log-probabilities of its tokens are summed.
-    A prompt is read once for all labels.
-    """
-    encoded = _encode(tokenizer, prompts)
-    chats = [chat.trained_tokens(tokenizer, prompts[0], [{"role": "assistant", "content": text}]) for text in labels]
-    endings = [[token for token, trained in zip(*pair, strict=True) if trained] for pair in chats]
-    longest = max(map(len, endings))
-    tokens = torch.tensor([e + [tokenizer.pad_token_id] * (longest - len(e)) for e in endings], device=model.device)
-    real = torch.tensor([[1] * len(e) + [0] * (longest - len(e)) for e in endings], device=model.device)
-    prefix = _Prefix(model, encoded)
-    found = [None] * len(prompts)
-    for part in _batches(encoded, max(1, batch_size // len(labels)), label):
-        began = time.monotonic()
-        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with _reading(model.device):
-            first, cache = _forward(model, ids[:, prefix.length :], attention, cache, 1)
-            cache.batch_repeat_interleave(len(labels))
-            wide = torch.cat([attention.repeat_interleave(len(labels), 0), real.repeat(len(part), 1)], dim=1)
-            others, _ = _forward(model, tokens.repeat(len(part), 1)[:, :-1], wide[:, :-1], cache, longest - 1)
-            logits = torch.cat([first.repeat_interleave(len(labels), 0), others], dim=1).float().log_softmax(-1)
-            chances = logits.gather(2, tokens.repeat(len(part), 1)[:, :, None]).squeeze(2) * real.repeat(len(part), 1)
-        shares = chances.sum(dim=1).reshape(len(part), len(labels)).softmax(dim=1)
-        seconds = (time.monotonic() - began) / len(part)
-        for index, row in zip(part, shares, strict=True):
-            found[index] = {
-                "text": labels[int(row.argmax())], "stopped": True, "confidence": float(row.max()), "seconds": seconds,
-            }
-    return found
-
-
 def answer_logits(model, tokenizer, prompts, completions, batch_size, tokens=64):
-    """What `model` expects where an answer is read to it: yields one float32 tensor (positions, vocabulary) per batch.
+    """`Batch.logits` of all `prompts` (message lists) with their `completions`, batch after batch."""
+    for batch in read(model, tokenizer, prompts, batch_size, "logits"):
+        yield from batch.logits(completions, tokens)
 
-    prompts, completions: message lists; tokens: how many of each completion are read, from its beginning. The positions
-    are those before these tokens, so that two models with one tokenizer can be compared position by position; no other
-    logits are computed, and at most about 500 positions' at once.
+
+def read(model, tokenizer, prompts, batch_size, label):
+    """Let `model` read `prompts` (message lists): yields a `Batch` for every `batch_size` of them, the shortest first.
+
+    What all prompts begin with (system prompt, worked examples) is read once. A batch can be asked until the next is read.
     """
-    pairs = [chat.trained_tokens(tokenizer, *pair) for pair in zip(prompts, completions, strict=True)]
-    starts = [mask.index(True) for _, mask in pairs]
-    encoded = [ids[: start + tokens] for (ids, _), start in zip(pairs, starts, strict=True)]
-    counts = [len(ids) - start for ids, start in zip(encoded, starts, strict=True)]
-    prefix = _Prefix(model, [ids[:start] for ids, start in zip(encoded, starts, strict=True)])
-    for part in _batches(encoded, max(1, min(batch_size, 500 // max(counts))), "logits"):
-        cache, ids, attention = prefix.batch([encoded[i] for i in part], tokenizer.pad_token_id)
-        with _reading(model.device):
-            logits, _ = _forward(model, ids[:, prefix.length :], attention, cache, max(counts[i] for i in part) + 1)
-        yield torch.cat([row[-counts[i] - 1 : -1].float() for i, row in zip(part, logits, strict=True)])
+    encoded = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False) for prompt in prompts]
+    beginning = _Beginning(model, encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    for indices in tqdm([order[start : start + batch_size] for start in range(0, len(order), batch_size)], desc=label):
+        batch = Batch(model, tokenizer, prompts, indices, beginning, [encoded[i] for i in indices])
+        yield batch
+        batch.cache = None  # room for the next, while a loop still holds this one
+
+
+class Batch:
+    """Prompts that a model has read, from which it can answer in several ways; `read` makes it.
+
+    indices (list of int): which of the prompts these are. What the methods return is in this order.
+    """
+
+    def __init__(self, model, tokenizer, prompts, indices, beginning, encoded):
+        began = time.monotonic()
+        self.model, self.tokenizer, self.prompts, self.indices = model, tokenizer, prompts, indices
+        rests = [ids[beginning.length :] for ids in encoded]
+        longest = max(map(len, rests))
+        before, device = longest - torch.tensor([[len(rest)] for rest in rests]), model.device  # tokens of padding
+        pad = [tokenizer.pad_token_id]
+        self.ids = torch.tensor([beginning.ids + pad * (longest - len(rest)) + rest for rest in rests], device=device)
+        place = torch.arange(self.ids.shape[1]) - beginning.length
+        self.attention = ((place < 0) | (place >= before)).long().to(device)
+        self.cache = _rows(beginning.cache, [0] * len(indices))  # of all tokens but the last, with which an answer begins
+        if longest > 1:
+            with _reading(device):
+                _forward(model, self.ids[:, beginning.length : -1], self.attention[:, :-1], self.cache, 0)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds = time.monotonic() - began
+
+    def answer(self, max_new_tokens):
+        """Greedy answers: a list of dicts as from the function `answer`."""
+        began, sureness, ends = time.monotonic(), _Sureness(), end_tokens(self.model, self.tokenizer)
+        length = self.cache.get_seq_length()
+        with _reading(self.model.device):
+            out = self.model.generate(
+                input_ids=self.ids, attention_mask=self.attention, past_key_values=self.cache,
+                max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id,
+                logits_processor=LogitsProcessorList([sureness]), logits_to_keep=_last(1, self.model.device),
+            )
+        self.cache.crop(length - self.cache.get_seq_length())  # as it was, for what comes next
+        chances = torch.stack(sureness.steps, dim=1).tolist()
+        answers = []
+        for row, scores in zip(out[:, self.ids.shape[1] :].tolist(), chances, strict=True):
+            stop = next((i for i, token in enumerate(row) if token in ends), None)
+            said = scores if stop is None else scores[: stop + 1]
+            text = self.tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers.append({"text": text, "stopped": stop is not None, "confidence": float(np.exp(sum(said)))})
+        return [row | {"seconds": self._each(began)} for row in answers]
+
+    def score_labels(self, labels):
+        """For each prompt that of `labels` (texts) which the model finds likeliest: a list of dicts as from `answer`.
+
+        Every label is written as the answer, end of turn included, and the log-probabilities of its tokens are summed.
+        """
+        began = time.monotonic()
+        endings = [self._ending(self.prompts[self.indices[0]], [{"role": "assistant", "content": text}]) for text in labels]
+        shares, step = [], max(1, len(self.indices) // len(labels))
+        for start in range(0, len(self.indices), step):
+            rows = [row for row in range(start, min(start + step, len(self.indices))) for _ in labels]
+            wanted = endings * (len(rows) // len(labels))
+            scores = [
+                ending_logits.log_softmax(-1).gather(1, torch.tensor(ending, device=ending_logits.device)[:, None]).sum()
+                for ending_logits, ending in zip(self._follow(rows, wanted), wanted, strict=True)
+            ]
+            shares += torch.stack(scores).reshape(-1, len(labels)).softmax(dim=1).tolist()
+        return [
+            {"text": labels[int(np.argmax(row))], "stopped": True, "confidence": max(row), "seconds": self._each(began)}
+            for row in shares
+        ]
+
+    def logits(self, completions, tokens=64):
+        """What the model expects where an answer is read to it: yields float32 tensors (positions, vocabulary).
+
+        completions: message lists, one to each of the prompts that `read` was given; tokens: how many of each are read, from
+        its beginning. The positions are those before these tokens, so that two models with one tokenizer can be compared
+        position by position; no other logits are computed, and at most about 500 positions' at once.
+        """
+        endings = [self._ending(self.prompts[i], completions[i])[:tokens] for i in self.indices]
+        step = max(1, 500 // max(map(len, endings)))
+        for start in range(0, len(endings), step):
+            rows = [*range(len(endings))][start : start + step]
+            yield torch.cat(self._follow(rows, endings[start : start + step]))
+
+    def _ending(self, prompt, completion):
+        ids, mask = chat.trained_tokens(self.tokenizer, prompt, completion)
+        return ids[mask.index(True) :]
+
+    def _follow(self, rows, endings):
+        """Logits before each token of `endings` (lists of ids) when they follow the prompts at `rows` (places in this
+        batch): a list of float32 tensors (tokens, vocabulary)."""
+        longest, device = max(map(len, endings)), self.model.device
+        fill = lambda ids, value: ids[:-1] + [value] * (longest - len(ids))
+        read = torch.tensor([fill(ending, self.tokenizer.pad_token_id) for ending in endings], dtype=torch.long, device=device)
+        real = torch.tensor([fill([1] * len(ending), 0) for ending in endings], dtype=torch.long, device=device)
+        with _reading(device):
+            logits = _forward(
+                self.model, torch.cat([self.ids[rows, -1:], read], dim=1), torch.cat([self.attention[rows], real], dim=1),
+                _rows(self.cache, rows), longest,
+            )
+        return [row[: len(ending)].float() for row, ending in zip(logits, endings, strict=True)]
+
+    def _each(self, began):
+        return (self.seconds + time.monotonic() - began) / len(self.indices)
 
 
 @contextmanager
@@ -139,12 +192,11 @@ class _Sureness(LogitsProcessor):
         return scores
 
 
-class _Prefix:
+class _Beginning:
     """The tokens that all of `encoded` (lists of ids) begin with, read once into a key-value cache."""
 
     def __init__(self, model, encoded):
         model.eval()
-        self.device = model.device
         shortest = min(map(len, encoded)) - 1  # at least one token is left to read
         first = encoded[0][:shortest]
         self.length = next((i for i, column in enumerate(zip(*encoded, strict=False)) if len(set(column)) > 1), shortest)
@@ -152,39 +204,26 @@ class _Prefix:
         self.ids = first[: self.length]
         self.cache = DynamicCache(config=model.config)
         if self.length:
-            with _reading(self.device):
-                ids = torch.tensor([self.ids], device=self.device)
-                _, self.cache = _forward(model, ids, torch.ones_like(ids), self.cache, 1)
-
-    def batch(self, rows, pad):
-        """(cache, ids, attention) for `rows`: the cache repeated, ids with padding between prefix and rest."""
-        cache = copy.deepcopy(self.cache)
-        if self.length:
-            cache.batch_repeat_interleave(len(rows))
-        rests = [row[self.length :] for row in rows]
-        longest = max(map(len, rests))
-        ids = [self.ids + [pad] * (longest - len(rest)) + rest for rest in rests]
-        attention = [[1] * self.length + [0] * (longest - len(rest)) + [1] * len(rest) for rest in rests]
-        return cache, torch.tensor(ids, device=self.device), torch.tensor(attention, device=self.device)
+            with _reading(model.device):
+                ids = torch.tensor([self.ids], device=model.device)
+                _forward(model, ids, torch.ones_like(ids), self.cache, 0)
 
 
-def _encode(tokenizer, prompts):
-    return [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False) for prompt in prompts]
-
-
-def _batches(encoded, batch_size, label):
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    return tqdm([order[start : start + batch_size] for start in range(0, len(order), batch_size)], desc=label)
+def _rows(cache, rows):
+    """A cache of `rows` (list of int, also repeated) of `cache`, which stays as it is: a layer that grows is a new tensor."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(torch.tensor(rows))
+    return chosen
 
 
 def _forward(model, ids, attention, cache, keep):
-    """Logits of the last `keep` positions for `ids`, the newest tokens of `attention`; and the grown cache."""
+    """Logits of the last `keep` positions for `ids`, the newest tokens of `attention`; `cache` grows by them."""
     positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    out = model(
+    return model(
         input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True,
         logits_to_keep=_last(keep, ids.device),
-    )
-    return out.logits, out.past_key_values
+    ).logits
 
 
 def _last(count, device):

@@ -178,10 +178,15 @@ def keep_trainable_after_evaluation(model):
 def dequantized(model, storage="auto"):
     """`model` with the weights that bitsandbytes has quantized written out in its dtype, if `storage` or, when that is "auto",
     the machine says so (`hardware.pick_storage`). The values stay those of the quantized weights."""
+    import torch
+
     from helpers import hardware
 
     if not getattr(model, "is_quantized", False):
         return model
+    for parameter in model.parameters():
+        if type(parameter) is torch.nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()  # norms and embeddings may be parts of the mapped file, and hold all of it
     size = model.dtype.itemsize * model.num_parameters()
     return model.dequantize() if hardware.pick_storage(storage, size)[0] == "dequantized" else model
 

@@ -58,11 +58,15 @@ def test_grouped_heads_are_asked_for_while_a_model_is_asked_and_no_longer(asked,
     assert set(seen) == {before.get("TRANSFORMERS_SDPA_FORCE_GQA", "1")} and dict(os.environ) == was
 
 
-def test_label_scores_are_those_of_the_whole_chat(asked):
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_label_scores_are_those_of_the_whole_chat(asked, batch_size):
     model, tokenizer, prompts = asked
     labels = ["yes", "no", "something longer"]
-    found = asking.score_labels(model, tokenizer, prompts, labels, 6)
-    for prompt, row in zip(prompts, found, strict=True):
+    plain = asking.answer(model, tokenizer, prompts, 6, batch_size)
+    found = asking.answer(model, tokenizer, prompts, 6, batch_size, labels=labels)
+    for prompt, alone, both in zip(prompts, plain, found, strict=True):
+        row = both.pop("likeliest_label")
+        assert (both["text"], both["stopped"]) == (alone["text"], alone["stopped"])
         sums = []
         for text in labels:
             ids, mask = chat.trained_tokens(tokenizer, prompt, [{"role": "assistant", "content": text}])
@@ -76,4 +80,24 @@ def test_label_scores_are_those_of_the_whole_chat(asked):
 def test_one_prompt_and_equal_prompts_work(asked):
     model, tokenizer, prompts = asked
     assert len({row["text"] for row in asking.answer(model, tokenizer, [prompts[0]] * 3, 3, 2)}) == 1
-    assert len(asking.score_labels(model, tokenizer, prompts[:1], ["a", "b"], 1)) == 1
+    assert len(asking.answer(model, tokenizer, prompts[:1], 3, 1, labels=["a", "b"])) == 1
+
+
+@pytest.mark.parametrize("tokens, batch_size", [(64, 5), (2, 2), (1, 1)])
+def test_logits_are_those_of_the_whole_chat_and_come_between_answers(asked, tokens, batch_size):
+    model, tokenizer, prompts = asked
+    completions = [[{"role": "assistant", "content": text}] for text in ("yes", "no, or so", "a " * 70, "never", "yes")]
+    alone = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 1)]
+    for batch in asking.read(model, tokenizer, prompts, batch_size, "read"):
+        parts = list(batch.logits(completions, tokens))
+        assert max(map(len, parts)) <= 500
+        assert [row["text"] for row in batch.answer(6)] == [alone[i] for i in batch.indices]  # reading on changed nothing
+        again = torch.cat([*batch.logits(completions, tokens)])
+        wanted = []
+        for i in batch.indices:
+            ids, mask = chat.trained_tokens(tokenizer, prompts[i], completions[i])
+            start = mask.index(True)
+            with torch.no_grad():
+                wanted.append(model(torch.tensor([ids])).logits[0, start - 1 : -1][:tokens])
+        torch.testing.assert_close(torch.cat(parts), torch.cat(wanted), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(again, torch.cat(wanted), rtol=1e-4, atol=1e-4)

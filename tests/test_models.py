@@ -4,6 +4,7 @@ import gc
 import shutil
 import weakref
 
+import psutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -55,6 +56,21 @@ def test_a_model_that_is_deleted_makes_room_for_the_next(tiny):
         assert not any(weight() is not None for weight in weights)
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "memory_maps"), reason="psutil does not see mapped files on this system")
+@pytest.mark.parametrize("storage", ["quantized", "dequantized"])
+def test_the_file_is_not_held_in_memory_for_what_was_not_quantized(tiny, tmp_path, storage):
+    shutil.copytree(tiny, tmp_path / "model")
+    mapped = lambda: any(str(tmp_path) in place.path for place in psutil.Process().memory_maps())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32, quantization_config=NF4)
+    before = {name: p.clone() for name, p in loaded.named_parameters() if "norm" in name or "embed" in name}
+    assert before and mapped()  # as transformers leaves it
+    model = models.dequantized(loaded, storage)
+    gc.collect()
+    assert not mapped()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_gradients_survive_an_evaluation(tiny):

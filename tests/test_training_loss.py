@@ -61,7 +61,7 @@ def test_loss_and_gradient_are_the_models_own(notebook, name, share):
 
 
 def test_what_rows_have_in_common(notebook):
-    shared = {name: notebook["common_beginning"](rows["input_ids"], rows["labels"]) for name, rows in BATCHES.items()}
+    shared = {name: notebook["common_beginning"](*notebook["read_and_wanted"](rows)) for name, rows in BATCHES.items()}
     assert shared == {"a beginning in common": 3, "nothing in common": 0, "the same prompt": 2, "the same row twice": 2,
                       "one row": 2, "answers of several turns": 1}
 
