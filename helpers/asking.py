@@ -30,8 +30,9 @@ def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers
     """Greedy answers to `prompts` (message lists), in their order.
 
     Returns a list of dicts: `text` (str), `stopped` (True when the model ended its turn by itself),
-    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time). With
-    `labels` (texts), each dict also has `likeliest_label`: what `Batch.score_labels` says of this prompt, which is read once.
+    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time,
+    reading the prompt included). With `labels` (texts), each dict also has `likeliest_label`: what `Batch.score_labels` says
+    of this prompt, which is read once; its `seconds` include the reading, too.
     """
     answers = [None] * len(prompts)
     for batch in read(model, tokenizer, prompts, batch_size, label):
@@ -138,8 +139,8 @@ class Batch:
         endings = [self._ending(self.prompts[i], completions[i])[:tokens] for i in self.indices]
         step = max(1, 500 // max(map(len, endings)))
         for start in range(0, len(endings), step):
-            rows = [*range(len(endings))][start : start + step]
-            yield torch.cat(self._follow(rows, endings[start : start + step]))
+            part = endings[start : start + step]
+            yield torch.cat(self._follow([*range(start, start + len(part))], part))
 
     def _ending(self, prompt, completion):
         ids, mask = chat.trained_tokens(self.tokenizer, prompt, completion)

@@ -177,7 +177,8 @@ def keep_trainable_after_evaluation(model):
 
 def dequantized(model, storage="auto"):
     """`model` with the weights that bitsandbytes has quantized written out in its dtype, if `storage` or, when that is "auto",
-    the machine says so (`hardware.pick_storage`). The values stay those of the quantized weights."""
+    the machine says so (`hardware.pick_storage`). The values stay those of the quantized weights. What was not quantized is
+    copied, so that the file it came from need not stay in memory."""
     import torch
 
     from helpers import hardware
