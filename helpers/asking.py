@@ -4,11 +4,14 @@ import copy
 import os
 import time
 from contextlib import contextmanager
+from itertools import groupby
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import AttentionInterface, DynamicCache, LogitsProcessor, LogitsProcessorList, StaticCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from helpers import chat
 
@@ -53,12 +56,16 @@ def answer_logits(model, tokenizer, prompts, completions, batch_size, tokens=64)
 def read(model, tokenizer, prompts, batch_size, label):
     """Let `model` read `prompts` (message lists): yields a `Batch` for every `batch_size` of them, the shortest first.
 
-    What all prompts begin with (system prompt, worked examples) is read once. A batch can be asked until the next is read.
+    What all prompts begin with (system prompt, worked examples) is read once, and padding never: prompts of unlike length are
+    packed, or, where a model cannot read them so, come in batches of their own. A batch can be asked until the next is read.
     """
     encoded = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False) for prompt in prompts]
     beginning = _Beginning(model, encoded)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    for indices in tqdm([order[start : start + batch_size] for start in range(0, len(order), batch_size)], desc=label):
+    length = lambda i: len(encoded[i])
+    order = sorted(range(len(encoded)), key=length)
+    groups = [order] if _packs(model, beginning.cache) else [[*group] for _, group in groupby(order, length)]
+    batches = [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+    for indices in tqdm(batches, desc=label):
         batch = Batch(model, tokenizer, prompts, indices, beginning, [encoded[i] for i in indices])
         yield batch
         batch.cache = None  # room for the next, while a loop still holds this one
@@ -80,10 +87,14 @@ class Batch:
         self.ids = torch.tensor([beginning.ids + pad * (longest - len(rest)) + rest for rest in rests], device=device)
         place = torch.arange(self.ids.shape[1]) - beginning.length
         self.attention = ((place < 0) | (place >= before)).long().to(device)
-        self.cache = _rows(beginning.cache, [0] * len(indices))  # of all tokens but the last, with which an answer begins
-        if longest > 1:
-            with _reading(device):
-                _forward(model, self.ids[:, beginning.length : -1], self.attention[:, :-1], self.cache, 0)
+        ids, real = self.ids[:, beginning.length : -1], self.attention[:, beginning.length : -1].bool()
+        packed = not real.all()
+        self.cache = _rows(beginning.cache, [0] * (1 if packed else len(indices)))  # all but the last token: answers begin there
+        with _reading(device):
+            if packed:
+                _Packed(real, beginning.length).read(model, ids, self.cache)
+            elif longest > 1:
+                _forward(model, ids, self.attention[:, :-1], self.cache, 0)
         if device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds = time.monotonic() - began
@@ -91,14 +102,12 @@ class Batch:
     def answer(self, max_new_tokens):
         """Greedy answers: a list of dicts as from the function `answer`."""
         began, sureness, ends = time.monotonic(), _Sureness(), end_tokens(self.model, self.tokenizer)
-        length = self.cache.get_seq_length()
         with _reading(self.model.device):
             out = self.model.generate(
-                input_ids=self.ids, attention_mask=self.attention, past_key_values=self.cache,
+                input_ids=self.ids, attention_mask=self.attention, past_key_values=_with_room(self.model, self.cache, max_new_tokens),
                 max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([sureness]), logits_to_keep=_last(1, self.model.device),
+                logits_processor=LogitsProcessorList([sureness]), disable_compile=True, logits_to_keep=_last(1, self.model.device),
             )
-        self.cache.crop(length - self.cache.get_seq_length())  # as it was, for what comes next
         chances = torch.stack(sureness.steps, dim=1).tolist()
         answers = []
         for row, scores in zip(out[:, self.ids.shape[1] :].tolist(), chances, strict=True):
@@ -210,11 +219,78 @@ class _Beginning:
                 _forward(model, ids, torch.ones_like(ids), self.cache, 0)
 
 
+def _keeps_all(cache):
+    """Whether `cache` holds all tokens: no sliding window has pushed any out."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _packs(model, cache):
+    """Whether `model` can read packed rows: its attention is PyTorch's, by way of transformers' interface, over all tokens."""
+    return model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation() and _keeps_all(cache)
+
+
+class _Packed:
+    """Packing: rows of unlike length as one sequence, one after the other, behind a beginning that is common to all.
+
+    Layers treat each token by itself, and padding would be as much work as text. Only attention must know which token
+    belongs to which row: for it, and in the cache afterwards, rows are a batch again, padded on the left.
+
+    real: bool tensor (rows, positions), where there is text and no padding; beginning: how many tokens the cache holds.
+    """
+
+    def __init__(self, real, beginning):
+        self.real = real
+        rows, positions = real.shape
+        self.places = (real.flatten().cumsum(0) - 1).clamp(min=0).view(real.shape)  # of a row's tokens in the sequence
+        first = torch.arange(beginning, device=real.device).expand(rows, -1)
+        self.seen = torch.cat([first, beginning + self.places], dim=1)  # the same in the cache, the beginning included
+        before = torch.ones(positions, beginning + positions, dtype=torch.bool, device=real.device).tril(beginning)
+        self.mask = (before & torch.cat([torch.ones_like(first, dtype=torch.bool), real], dim=1)[:, None])[:, None]
+        self.positions = beginning + real.cumsum(dim=1) - 1
+
+    def read(self, model, ids, cache):
+        """Let `model` read `ids` (rows, positions); `cache`, of one row that holds the beginning, becomes one of all rows."""
+        AttentionInterface.register("packed", self._attend)
+        model.set_attn_implementation("packed")
+        try:
+            model(
+                input_ids=ids[self.real][None], position_ids=self.positions[self.real][None], past_key_values=cache,
+                use_cache=True, logits_to_keep=_last(0, ids.device),
+            )
+        finally:
+            model.set_attn_implementation("sdpa")
+        for layer in cache.layers:
+            layer.keys, layer.values = (self._batch(x, self.seen).contiguous() for x in (layer.keys, layer.values))
+
+    def _attend(self, module, query, key, value, attention_mask, **kwargs):
+        q, k, v = self._batch(query, self.places), self._batch(key, self.seen), self._batch(value, self.seen)
+        return sdpa_attention_forward(module, q, k, v, self.mask, **kwargs)[0][self.real][None], None
+
+    def _batch(self, x, places):
+        """What a tensor (1, heads, tokens, width) holds at `places` (rows, positions): (rows, heads, positions, width)."""
+        return x[0].index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
+
+
+def _with_room(model, cache, tokens):
+    """A cache of what `cache` holds, with room for `tokens` more: one that grows is copied for every token.
+
+    `cache` holds the same afterwards, as the first part of the new one, so that nothing is held twice. With a sliding window,
+    whose cache knows no places, it is a copy that grows.
+    """
+    length = cache.get_seq_length()
+    if not _keeps_all(cache):
+        return _rows(cache, range(len(cache.layers[0].keys)))
+    roomy = StaticCache(config=model.config, max_cache_len=length + 1 + tokens)  # the last token of a prompt is still to be read
+    for index, layer in enumerate(cache.layers):
+        layer.keys, layer.values = (x[:, :, :length] for x in roomy.update(layer.keys, layer.values, index))
+    return roomy
+
+
 def _rows(cache, rows):
-    """A cache of `rows` (list of int, also repeated) of `cache`, which stays as it is: a layer that grows is a new tensor."""
+    """A cache of `rows` (int, in any order, also repeated) of `cache`, which stays as it is: a layer that grows is a new tensor."""
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(torch.tensor(rows))
+    chosen.batch_select_indices(torch.tensor([*rows]))
     return chosen
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM, set_seed
 
 from helpers import asking, chat, models
 
@@ -21,11 +21,17 @@ def test_few_shot_examples_alternate_and_keep_the_system_turn_first():
     assert [turn["role"] for turn in prompt] == ["system", *["user", "assistant"] * 4, "user"]
 
 
-@pytest.fixture(scope="module")
-def asked(tiny):
+@pytest.fixture(scope="module", params=["packed", "eager", "sliding window"])
+def asked(tiny, request):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.add_special_tokens({"pad_token": models.PAD_TOKEN})
-    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    if request.param == "sliding window":
+        config = MistralConfig.from_pretrained(tiny, sliding_window=16)  # shorter than the prompts
+        set_seed(0)
+        model = MistralForCausalLM(config).eval()
+    else:
+        attention = "eager" if request.param == "eager" else "sdpa"
+        model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation=attention)
     models.add_pad_row(model, tokenizer)
     prompts = [chat.messages("Be brief.", "word " * n + "?") for n in (1, 9, 4, 2, 7)]
     return model, tokenizer, prompts
@@ -83,6 +89,38 @@ def test_one_prompt_and_equal_prompts_work(asked):
     assert len(asking.answer(model, tokenizer, prompts[:1], 3, 1, labels=["a", "b"])) == 1
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_padding_is_never_read_and_the_beginning_once(asked, batch_size):
+    model, tokenizer, prompts = asked
+    encoded = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False) for prompt in prompts]
+    common = len(os.path.commonprefix(encoded))
+    read = []
+    with model.model.layers[0].mlp.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[:2].numel())):
+        batches = sum(1 for _ in asking.read(model, tokenizer, prompts, batch_size, "read"))
+    assert read[0] == common > 5
+    assert sum(read) == common + sum(len(ids) - common - 1 for ids in encoded)
+    packed = model.config._attn_implementation == "sdpa" and not model.config.to_dict().get("sliding_window")
+    assert batches == (-(-len(prompts) // batch_size) if packed else len(prompts))  # all of unlike length
+
+
+def test_an_interrupted_reading_leaves_the_model_as_it_was(asked):
+    model, tokenizer, prompts = asked
+    before = model.config._attn_implementation
+    plain = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)]
+
+    passes = []
+
+    def interrupt(*_):
+        passes.append(1)
+        if len(passes) == 2:  # after the beginning, the first batch
+            raise KeyboardInterrupt
+
+    with model.model.layers[1].mlp.register_forward_pre_hook(interrupt), pytest.raises(KeyboardInterrupt):
+        asking.answer(model, tokenizer, prompts, 6, 5)
+    assert model.config._attn_implementation == before
+    assert [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)] == plain
+
+
 @pytest.mark.parametrize("tokens, batch_size", [(64, 5), (2, 2), (1, 1)])
 def test_logits_are_those_of_the_whole_chat_and_come_between_answers(asked, tokens, batch_size):
     model, tokenizer, prompts = asked
@@ -91,7 +129,8 @@ def test_logits_are_those_of_the_whole_chat_and_come_between_answers(asked, toke
     for batch in asking.read(model, tokenizer, prompts, batch_size, "read"):
         parts = list(batch.logits(completions, tokens))
         assert max(map(len, parts)) <= 500
-        assert [row["text"] for row in batch.answer(6)] == [alone[i] for i in batch.indices]  # reading on changed nothing
+        for _ in range(2):
+            assert [row["text"] for row in batch.answer(6)] == [alone[i] for i in batch.indices]  # reading on changed nothing
         again = torch.cat([*batch.logits(completions, tokens)])
         wanted = []
         for i in batch.indices:
