@@ -88,7 +88,7 @@ class Batch:
         place = torch.arange(self.ids.shape[1]) - beginning.length
         self.attention = ((place < 0) | (place >= before)).long().to(device)
         ids, real = self.ids[:, beginning.length : -1], self.attention[:, beginning.length : -1].bool()
-        packed = not real.all()
+        packed = not real.all()  # `read` lets models that cannot pack have prompts of one length only
         self.cache = _rows(beginning.cache, [0] * (1 if packed else len(indices)))  # all but the last token: answers begin there
         with _reading(device):
             if packed:

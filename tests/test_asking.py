@@ -107,7 +107,6 @@ def test_an_interrupted_reading_leaves_the_model_as_it_was(asked):
     model, tokenizer, prompts = asked
     before = model.config._attn_implementation
     plain = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)]
-
     passes = []
 
     def interrupt(*_):

@@ -3,8 +3,8 @@
 The models that 05 asks answer the first test rows of a finished run, in turn, in one process and without a GPU: the
 merged model, the adapter on its base, the base with the same prompt and with worked examples. Ours is `asking.answer` with
 05's batch size; the fewer rows, the more of the first round is warming up. The other is the article's transformers
-`pipeline`, one prompt at a time. Both in float32 and, where that is another, in the run's precision, with the
-same longest answer and greedy choice. (Base and adapter are held as the run holds them. The article also quantizes the
+`pipeline`, one prompt at a time. Both in float32 and, where that is another, in the run's precision, with the same longest
+answer and greedy choice. (Base and adapter are held as the run holds them. The article also quantizes the
 merged model on loading; that is left out, as it changes the answers: see 04.) Both run in the environment that the runner
 gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the same answers, or the command fails; another precision
 rounds otherwise, so there the share is printed. While other programs use the machine, the ratios by CPU time are the ones
