@@ -9,7 +9,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: setup course test lab html lint notebooks bundle drift pins audit
 
 course: setup   ## the five notebooks on their defaults
-	$(RUN) -m helpers.run
+	$(RUN) -m course run
 
 # Two at a time with a thread each, then the notebooks on their defaults with all of the machine.
 test: setup .venv/.test-ready ## all tests
@@ -20,17 +20,17 @@ lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
 
 html: setup      ## the notebooks as pages in html/, for reading without Jupyter or network
-	$(RUN) -m helpers.handouts
+	$(RUN) -m course handouts
 
 lint: setup
 	$(RUN) -m ruff check helpers tests classroom $(wildcard notebooks/exercises/*.py)
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
-	$(RUN) -m helpers.refresh
-	$(RUN) -m helpers.exercises --run
+	$(RUN) -m course refresh
+	$(RUN) -m course exercises --run
 
 bundle: setup   ## an archive for a classroom without network; ARGS="--platform windows-x86_64 --run runs/default"
-	$(RUN) -m helpers.bundle $(ARGS)
+	$(RUN) -m course bundle $(ARGS)
 
 # In an environment of its own; a test that fails names what moved.
 drift:          ## the tests with the newest allowed versions, and what differs from the pins
@@ -56,7 +56,7 @@ audit:          ## known vulnerabilities of the pinned packages (needs the netwo
 		echo "Either the lines above name vulnerabilities, or a package 'could not be audited': then the service that lists them was not reached." >&2; exit 1; }
 
 setup: .venv/.ready
-	@$(RUN) -m helpers.models
+	@$(RUN) -m course model
 
 # The stamp is touched last: an interrupted set-up starts again.
 .venv/.ready: requirements.txt pyproject.toml

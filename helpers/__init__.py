@@ -1,7 +1,9 @@
-"""Plumbing of the course: files, devices, figures. The lesson itself stands in the notebooks."""
+"""Plumbing of the course, a room for each lesson. The lesson itself stands in the notebooks."""
 
-import gc
+import logging
+import warnings
 
-# The libraries make half a million objects that stay. With Python's 700, a sixth of the time to import them goes into
-# looking through them for garbage again and again.
-gc.set_threshold(20_000, 10, 10)
+# Before the libraries are imported, for they speak while they are: of a widget that a plain progress
+# bar does without, and of a kernel that bitsandbytes looks for on the Hub.
+warnings.filterwarnings("ignore", message="IProgress not found")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -25,7 +25,10 @@ def token_lengths(lengths, max_length):
         axes.axvline(max_length, color="#c0392b", label="max_length")
         axes.legend()
     middle = sorted(lengths)[len(lengths) // 2]
-    return _described(figure, f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median {middle}.")
+    return _described(
+        figure,
+        f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median {middle}.",
+    )
 
 
 def losses(history, path):
@@ -35,7 +38,9 @@ def losses(history, path):
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
         points = [(row["step"], row[key]) for row in history if key in row]
         axes.plot(*zip(*points, strict=True), style, label=label)
-        curves.append(f"{label} loss from {points[0][1]:.2g} at step {points[0][0]} to {points[-1][1]:.2g} at step {points[-1][0]}")
+        curves.append(
+            f"{label} loss from {points[0][1]:.2g} at step {points[0][0]} to {points[-1][1]:.2g} at step {points[-1][0]}"
+        )
     axes.set_yscale("log")
     axes.legend()
     figure.savefig(path, dpi=120)
@@ -44,16 +49,31 @@ def losses(history, path):
 
 def scores(intervals, metric):
     """Horizontal bars with 95 % intervals; intervals: {system: (score, (low, high))}, shares 0–1."""
-    figure, axes = _axes("Scores on the test rows, with 95 % intervals", f"{metric.replace('_', ' ')} (%)", "", (8, 4))
+    figure, axes = _axes(
+        "Scores on the test rows, with 95 % intervals",
+        f"{metric.replace('_', ' ')} (%)",
+        "",
+        (8, 4),
+    )
     for name, (score, (low, high)) in reversed(intervals.items()):
-        axes.barh(name, 100 * score, color="#d9822b" if name in ("adapter", "merged") else "#3b6ea5")
-        whisker = [[max(0, 100 * (score - low))], [max(0, 100 * (high - score))]]  # equal scores may round below zero
+        axes.barh(
+            name, 100 * score, color="#d9822b" if name in ("adapter", "merged") else "#3b6ea5"
+        )
+        whisker = [
+            [max(0, 100 * (score - low))],
+            [max(0, 100 * (high - score))],
+        ]  # equal scores may round below zero
         axes.errorbar(100 * score, name, xerr=whisker, color="black", capsize=5)
         axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center")
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
-    bars = [f"{name} {100 * score:.0f} % ({100 * low:.0f} to {100 * high:.0f})" for name, (score, (low, high)) in intervals.items()]
-    return _described(figure, f"Bars of {metric.replace('_', ' ')} with 95 % intervals: {', '.join(bars)}.")
+    bars = [
+        f"{name} {100 * score:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        for name, (score, (low, high)) in intervals.items()
+    ]
+    return _described(
+        figure, f"Bars of {metric.replace('_', ' ')} with 95 % intervals: {', '.join(bars)}."
+    )
 
 
 def confusion(truth, answers, labels):
@@ -64,13 +84,17 @@ def confusion(truth, answers, labels):
     named = [answer if answer in labels else none for answer in answers]
     shown = [*labels, none] if none in named else list(labels)
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    ticks = [label.replace("$", r"\$") for label in shown]  # matplotlib would read formulas between two of them
+    ticks = [
+        label.replace("$", r"\$") for label in shown
+    ]  # matplotlib would read formulas between two of them
     drawn = ConfusionMatrixDisplay.from_predictions(
         truth, named, labels=shown, display_labels=ticks, ax=axes, cmap="Blues", colorbar=False
     )
     axes.set(title="Given answers against right ones", xlabel="answer given", ylabel="right answer")
     counts = [
-        f"right {right}, given {given}: {drawn.confusion_matrix[i, j]}" for i, right in enumerate(shown) for j, given in enumerate(shown)
+        f"right {right}, given {given}: {drawn.confusion_matrix[i, j]}"
+        for i, right in enumerate(shown)
+        for j, given in enumerate(shown)
     ]
     return _described(figure, f"Confusion matrix. {'; '.join(counts[:100])}.")
 
@@ -81,10 +105,19 @@ def memory_parts(predicted):
     figure, panels = plt.subplots(1, len(models), figsize=(11, 4), layout="constrained")
     for axes, model in zip(panels, models, strict=True):
         predicted.loc[model].plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
-        axes.set(title=model, ylabel="memory (GB)", xlabel="base held as", ylim=(0, 1.06 * predicted.loc[model].sum(axis=1).max()))
+        axes.set(
+            title=model,
+            ylabel="memory (GB)",
+            xlabel="base held as",
+            ylim=(0, 1.06 * predicted.loc[model].sum(axis=1).max()),
+        )
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
-    sums = [f"{model} with {way} {size:.3g} GB" for (model, way), size in predicted.sum(axis=1).items()]
-    return _described(figure, f"Stacked bars of predicted memory, a panel for each model: {', '.join(sums)}.")
+    sums = [
+        f"{model} with {way} {size:.3g} GB" for (model, way), size in predicted.sum(axis=1).items()
+    ]
+    return _described(
+        figure, f"Stacked bars of predicted memory, a panel for each model: {', '.join(sums)}."
+    )
 
 
 def predicted_and_measured(parts, measured):
@@ -98,11 +131,24 @@ def predicted_and_measured(parts, measured):
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
     sizes = ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
-    return _described(figure, f"Two bars of memory: predicted {base:.0f} MB ({sizes}), measured {measured:.0f} MB.")
+    return _described(
+        figure,
+        f"Two bars of memory: predicted {base:.0f} MB ({sizes}), measured {measured:.0f} MB.",
+    )
 
 
 KINDS = {  # which operations of PyTorch's profiler are what
-    "matrix products": ("mm", "bmm", "addmm", "linear", "scaled_dot_product", "int8_linear", "int8_mixed", "int8_scaled", "int_mm"),
+    "matrix products": (
+        "mm",
+        "bmm",
+        "addmm",
+        "linear",
+        "scaled_dot_product",
+        "int8_linear",
+        "int8_mixed",
+        "int8_scaled",
+        "int_mm",
+    ),
     "writing out the 4-bit base": ("dequantize", "gemm_4bit", "MatMul4Bit"),
     "random numbers for dropout": ("random_", "bernoulli_"),
     "conversions of precision, copies": ("copy_", "to_copy", "clone", "cat"),
@@ -120,12 +166,25 @@ def training_time(profiled, taken):
         parts[kind] += event.self_cpu_time_total
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     total = sum(parts.values())
-    bars = left.barh([*parts][::-1], [100 * part / total for part in parts.values()][::-1], color="#3b6ea5")
+    bars = left.barh(
+        [*parts][::-1], [100 * part / total for part in parts.values()][::-1], color="#3b6ea5"
+    )
     left.bar_label(bars, fmt="%.0f %%", padding=3)
-    left.set(title="Forward and backward, by kind of operation", xlabel="share of the time (%)", xlim=(0, 105))
+    left.set(
+        title="Forward and backward, by kind of operation",
+        xlabel="share of the time (%)",
+        xlim=(0, 105),
+    )
     bars = right.barh([*taken][::-1], [*taken.values()][::-1], color="#d9822b")
     right.bar_label(bars, fmt="%.1f s", padding=3)
-    right.set(title="One setting after another, the same rows", xlabel="seconds per step", xlim=(0, 1.15 * max(taken.values())))
+    right.set(
+        title="One setting after another, the same rows",
+        xlabel="seconds per step",
+        xlim=(0, 1.15 * max(taken.values())),
+    )
     shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
     seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
-    return _described(figure, f"Left, forward and backward of a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.")
+    return _described(
+        figure,
+        f"Left, forward and backward of a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.",
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from helpers import artefacts, models
+from helpers.model import default_model
+from helpers.records import folders
 
 # As Llama 3's instruct models are asked, written out anew; test_chat compares it with Meta's own ChatFormat.
 LLAMA3_TEMPLATE = (
@@ -17,25 +18,49 @@ LLAMA3_TEMPLATE = (
 
 # config.json and generation_config.json of Llama 3.1 8B Instruct, in the form they have on the Hub, at a tiny width.
 LLAMA31_CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "use_cache": True,
-    "attention_bias": False, "attention_dropout": 0.0, "mlp_bias": False, "hidden_act": "silu", "pretraining_tp": 1,
-    "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "vocab_size": 128256,
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "initializer_range": 0.02, "rms_norm_eps": 1e-05, "tie_word_embeddings": False,
-    "max_position_embeddings": 131072, "rope_theta": 500000.0, "transformers_version": "4.42.3",
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "pretraining_tp": 1,
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009],
+    "vocab_size": 128256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-05,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "transformers_version": "4.42.3",
     "rope_scaling": {
-        "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
         "rope_type": "llama3",
     },
 }
 LLAMA31_GENERATION = {
-    "bos_token_id": 128000, "do_sample": True, "eos_token_id": [128001, 128008, 128009], "temperature": 0.6, "top_p": 0.9,
+    "bos_token_id": 128000,
+    "do_sample": True,
+    "eos_token_id": [128001, 128008, 128009],
+    "temperature": 0.6,
+    "top_p": 0.9,
 }
 
 
 def run_cells(notebook, wanted, names):
     """Run with `names` (dict, added to) those code cells of a lesson that hold one of the texts of `wanted`."""
-    for cell in nbformat.read(artefacts.REPOSITORY / "notebooks" / f"{notebook}.ipynb", 4).cells:
+    for cell in nbformat.read(folders.REPOSITORY / "notebooks" / f"{notebook}.ipynb", 4).cells:
         if cell.cell_type == "code" and any(part in cell.source for part in wanted):
             exec(cell.source, names)  # noqa: S102, the course's own cells
     return names
@@ -47,12 +72,19 @@ def tiny(tmp_path_factory):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    tokenizer = AutoTokenizer.from_pretrained(models.fetch_default_model())
+    tokenizer = AutoTokenizer.from_pretrained(default_model.fetch())
     set_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -68,9 +100,14 @@ def llama3_tokenizer():
 
     special = list(meta.Tokenizer.get_instance().special_tokens)
     vocabulary = str(Path(meta.__file__).with_name("tokenizer.model"))
-    converted = TikTokenConverter(vocabulary, pattern=meta.Tokenizer.pat_str, extra_special_tokens=special).converted()
+    converted = TikTokenConverter(
+        vocabulary, pattern=meta.Tokenizer.pat_str, extra_special_tokens=special
+    ).converted()
     return PreTrainedTokenizerFast(
-        tokenizer_object=converted, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA3_TEMPLATE,
+        tokenizer_object=converted,
+        bos_token="<|begin_of_text|>",
+        eos_token="<|eot_id|>",
+        chat_template=LLAMA3_TEMPLATE,
         additional_special_tokens=special,
     )
 
@@ -87,5 +124,7 @@ def llama3_tiny(tmp_path_factory, llama3_tokenizer):
         (folder / f"{name}.json").write_text(json.dumps(content))
     set_seed(0)
     model = LlamaForCausalLM(AutoConfig.from_pretrained(folder))
-    save_file(model.bfloat16().state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        model.bfloat16().state_dict(), folder / "model.safetensors", metadata={"format": "pt"}
+    )
     return folder

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import artefacts, evaluation, exercises
-from helpers.exercises import expect, given, number
+from helpers import checking
+from helpers.checking import expect, given, number
+from helpers.evaluate import scoring
+from helpers.records import files, folders, manifests
 
 
 def _near(value, truth, tolerance):
@@ -34,99 +36,172 @@ def _table(name, answer, keys):
 
 def trained_on(tokenizer, talk, answer, trained_text, first_answer_trained):
     """The text whose tokens count in the loss (str), and whether an earlier answer's do (bool)."""
-    from helpers import chat
+    from helpers.data import chats
 
     given(trained_text=trained_text, first_answer_trained=first_answer_trained)
     expect(isinstance(trained_text, str), "trained_text should be a text, in quotes.")
-    ids, mask = chat.trained_tokens(tokenizer, talk, answer)
+    ids, mask = chats.trained_tokens(tokenizer, talk, answer)
     truth = tokenizer.decode([token for token, trained in zip(ids, mask, strict=True) if trained])
     last = answer[0]["content"]
     expect(last in trained_text, "the last answer is what the model should learn to say.")
     others = trained_text.replace(last, "", 1)
-    expect(not any(turn["content"] in others for turn in talk), "what stands before the last answer is only read.")
-    end = tokenizer.convert_ids_to_tokens(chat.end_of_turn(tokenizer))
+    expect(
+        not any(turn["content"] in others for turn in talk),
+        "what stands before the last answer is only read.",
+    )
+    end = tokenizer.convert_ids_to_tokens(chats.end_of_turn(tokenizer))
     expect(end in trained_text, "with this alone, how would the model learn to stop?")
-    expect(trained_text.startswith(last), "who speaks next is given to the model, marks and all; it need not learn to say so.")
-    expect(trained_text == truth, "nearly: what does the template put behind the mark that ends a turn, before the next turn?")
-    expect(not _yes_or_no("first_answer_trained", first_answer_trained), "the first answer stands in the prompt.")
+    expect(
+        trained_text.startswith(last),
+        "who speaks next is given to the model, marks and all; it need not learn to say so.",
+    )
+    expect(
+        trained_text == truth,
+        "nearly: what does the template put behind the mark that ends a turn, before the next turn?",
+    )
+    expect(
+        not _yes_or_no("first_answer_trained", first_answer_trained),
+        "the first answer stands in the prompt.",
+    )
     print("Right: the last answer and all that ends its turn count in the loss, nothing before it.")
 
 
 def cut_rows(tokenizer, rows, limit, train_on_nothing, cannot_stop, needed):
     """Ids of rows without a trained token, of rows without a trained end of turn, and the limit that cuts none (int)."""
-    from helpers import chat
+    from helpers.data import chats
 
     given(train_on_nothing=train_on_nothing, cannot_stop=cannot_stop, needed=needed)
-    end, nothing, endless, lengths = chat.end_of_turn(tokenizer), set(), set(), {}
-    for name, prompt, completion in zip(rows["id"], rows["prompt"], rows["completion"], strict=True):
-        ids, mask = chat.trained_tokens(tokenizer, prompt, completion)
+    end, nothing, endless, lengths = chats.end_of_turn(tokenizer), set(), set(), {}
+    for name, prompt, completion in zip(
+        rows["id"], rows["prompt"], rows["completion"], strict=True
+    ):
+        ids, mask = chats.trained_tokens(tokenizer, prompt, completion)
         trained = [token for token, one in zip(ids[:limit], mask[:limit], strict=True) if one]
         lengths[name] = len(ids)
         (nothing if not trained else endless if end not in trained else set()).add(name)
-    expect(not isinstance(train_on_nothing, str) and not isinstance(cannot_stop, str), "both should be lists of ids.")
+    expect(
+        not isinstance(train_on_nothing, str) and not isinstance(cannot_stop, str),
+        "both should be lists of ids.",
+    )
     said, loose = set(train_on_nothing), set(cannot_stop)
     expect(said | loose <= set(lengths), "the lists should hold ids, as in the column id.")
     longer = {name for name, length in lengths.items() if length > limit}
-    expect(said == nothing or said != longer, "a row that is too long may still keep a part of its answer.")
+    expect(
+        said == nothing or said != longer,
+        "a row that is too long may still keep a part of its answer.",
+    )
     expect(said <= nothing, "train_on_nothing names a row of which a trained token is left.")
-    expect(said == nothing, "train_on_nothing lacks a row: where does its answer begin, and where is it cut?")
+    expect(
+        said == nothing,
+        "train_on_nothing lacks a row: where does its answer begin, and where is it cut?",
+    )
     expect(not loose & nothing, "a row that trains on nothing belongs in the other list alone.")
     expect(loose <= endless, "cannot_stop names a row that keeps the mark that ends its turn.")
-    expect(loose == endless, "cannot_stop lacks a row: the mark that ends a turn is the last token but one.")
+    expect(
+        loose == endless,
+        "cannot_stop lacks a row: the mark that ends a turn is the last token but one.",
+    )
     longest = max(lengths.values())
     expect(number("needed", needed) >= longest, "with this limit a row would still lose something.")
     expect(needed == longest, "a smaller limit does as well.")
-    print(f"Right: of {len(longer)} rows over the limit {len(nothing)} train on nothing, {len(endless)} on an answer without an end.")
+    print(
+        f"Right: of {len(longer)} rows over the limit {len(nothing)} train on nothing, {len(endless)} on an answer without an end."
+    )
 
 
 def leak(train, validation, copies, rival, honest, leaky, recognised):
     """Shares (0–1) of right answers of `rival` on rows of validation and on reworded copies, and of copies recognised."""
-    from helpers import splits
+    from helpers.data import splits
 
     texts = copies["question"].tolist()
     given(**{"the result of reword": texts}, honest=honest, leaky=leaky, recognised=recognised)
-    expect(all(isinstance(text, str) and text.strip() for text in texts), "reword should return a text.")
+    expect(
+        all(isinstance(text, str) and text.strip() for text in texts),
+        "reword should return a text.",
+    )
     same = copies["question"] == train["question"].loc[copies.index]
     expect(not same.any(), "reword leaves some questions as they are: let it change every one.")
     known = train["question"].tolist()
     share = float((splits.Similarity(known).largest(texts, known)[0] >= 0.7).mean())
-    expect(share >= 0.8, f"reword changes too much: only {share:.0%} of the copies are still recognised, 80 % are wanted.")
-    truth = {name: float((rival.predict(rows["question"]) == rows["answer"]).mean())
-             for name, rows in (("train", train), ("validation", validation), ("copies", copies))}
+    expect(
+        share >= 0.8,
+        f"reword changes too much: only {share:.0%} of the copies are still recognised, 80 % are wanted.",
+    )
+    truth = {
+        name: float((rival.predict(rows["question"]) == rows["answer"]).mean())
+        for name, rows in (("train", train), ("validation", validation), ("copies", copies))
+    }
     said = number("honest", honest), number("leaky", leaky)
-    expect(all(0 <= value <= 1 for value in said), "honest and leaky should be shares between 0 and 1.")
+    expect(
+        all(0 <= value <= 1 for value in said), "honest and leaky should be shares between 0 and 1."
+    )
     mixed = said == (truth["copies"], truth["validation"]) != (truth["validation"], truth["copies"])
-    expect(not mixed, "honest and leaky are mixed up: which rows has the rival never seen in any form?")
+    expect(
+        not mixed, "honest and leaky are mixed up: which rows has the rival never seen in any form?"
+    )
     learned = said[0] == truth["train"] != truth["validation"]
     expect(not learned, "honest should be measured on rows that the rival has not learned from.")
-    expect(abs(said[0] - truth["validation"]) < 1e-6, "honest is not the share of right answers on validation.")
-    expect(abs(said[1] - truth["copies"]) < 1e-6, "leaky is not the share of right answers on the copies.")
-    expect(abs(number("recognised", recognised) - share) < 1e-6, "recognised: of each copy, the largest similarity to any "
-           "question of train; then the share of those that reach 0.7.")
-    print(f"Right: {truth['copies']:.0%} on copies, {truth['validation']:.0%} on rows it has never seen; "
-          f"{share:.0%} of the copies would have been caught.")
+    expect(
+        abs(said[0] - truth["validation"]) < 1e-6,
+        "honest is not the share of right answers on validation.",
+    )
+    expect(
+        abs(said[1] - truth["copies"]) < 1e-6,
+        "leaky is not the share of right answers on the copies.",
+    )
+    expect(
+        abs(number("recognised", recognised) - share) < 1e-6,
+        "recognised: of each copy, the largest similarity to any "
+        "question of train; then the share of those that reach 0.7.",
+    )
+    print(
+        f"Right: {truth['copies']:.0%} on copies, {truth['validation']:.0%} on rows it has never seen; "
+        f"{share:.0%} of the copies would have been caught."
+    )
 
 
 def padding(lengths, padding, guess, as_they_come, by_length):
     """A function (lengths, size) → share of padding among all tokens computed, and what it says for two orders."""
     found = padding([1, 3], 2)
-    given(**{"the result of padding": found}, guess=guess, as_they_come=as_they_come, by_length=by_length)
+    given(
+        **{"the result of padding": found},
+        guess=guess,
+        as_they_come=as_they_come,
+        by_length=by_length,
+    )
     expect(0 <= number("guess", guess) <= 1, "guess should be a share between 0 and 1.")
     found = number("padding([1, 3], 2)", found)
-    expect(not _near(found, 1 / 2, 1e-6), "of all tokens that are computed, padding counts among them.")
+    expect(
+        not _near(found, 1 / 2, 1e-6), "of all tokens that are computed, padding counts among them."
+    )
     expect(not _near(found, 2 / 3, 1e-6), "that is the share of real tokens.")
-    expect(_near(found, 1 / 3, 1e-6), "try it by hand: rows of 1 and 3 tokens in one batch take 6 tokens.")
+    expect(
+        _near(found, 1 / 3, 1e-6),
+        "try it by hand: rows of 1 and 3 tokens in one batch take 6 tokens.",
+    )
     found = number("padding", padding([2, 2, 4], 2))
     expect(not _near(found, 1 / 3, 1e-6), "a batch is only as long as its own longest row.")
     expect(not _near(found, 1 / 2, 1e-6), "the last batch may have fewer rows than the others.")
     expect(abs(found) < 1e-9, "rows of 2, 2 and 4 tokens, two at a time, need no padding.")
-    truth = [1 - sum(order) / sum(max(order[i : i + 8]) * len(order[i : i + 8]) for i in range(0, len(order), 8))
-             for order in (lengths, sorted(lengths))]
+    truth = [
+        1
+        - sum(order)
+        / sum(max(order[i : i + 8]) * len(order[i : i + 8]) for i in range(0, len(order), 8))
+        for order in (lengths, sorted(lengths))
+    ]
     said = [number("as_they_come", as_they_come), number("by_length", by_length)]
     expect(said != truth[::-1] or truth[0] == truth[1], "the two orders are mixed up.")
-    expect(_near(said[0], truth[0], 1e-6), "as_they_come: padding() of the lengths as they are, 8 rows at a time.")
-    expect(_near(said[1], truth[1], 1e-6), "by_length: padding() of the sorted lengths, 8 rows at a time.")
-    print(f"Right: {truth[0]:.0%} padding in the order of the file, {truth[1]:.1%} by length. Your guess was {float(guess):.0%}.")
+    expect(
+        _near(said[0], truth[0], 1e-6),
+        "as_they_come: padding() of the lengths as they are, 8 rows at a time.",
+    )
+    expect(
+        _near(said[1], truth[1], 1e-6),
+        "by_length: padding() of the sorted lengths, 8 rows at a time.",
+    )
+    print(
+        f"Right: {truth[0]:.0%} padding in the order of the file, {truth[1]:.1%} by length. Your guess was {float(guess):.0%}."
+    )
 
 
 # 02 · Quantize and LoRA
@@ -137,14 +212,14 @@ def _shapes(config):
     """`memory.shapes` of a config of Llama's architecture, given as JSON (str); it takes seconds for a large one."""
     from transformers import LlamaConfig
 
-    from helpers import memory
+    from helpers.model import memory
 
     return memory.shapes(LlamaConfig.from_dict(json.loads(config)))
 
 
 def parameters(small, large, small_qv, large_qv, large_mlp):
     """Trained parameters (int) of rank 8: q_proj and v_proj of the configs `small`, `large`; the three MLP layers of `large`."""
-    from helpers import memory
+    from helpers.model import memory
 
     answers = {"small_qv": small_qv, "large_qv": large_qv, "large_mlp": large_mlp}
     given(**answers)
@@ -157,26 +232,47 @@ def parameters(small, large, small_qv, large_qv, large_mlp):
         square = 8 * layers * 4 * config.hidden_size
         expect(said != truth / layers, f"{name}: that is one block; the model has more of them.")
         expect(said != truth / 8, f"{name}: that is rank 1.")
-        expect("mlp" in name or said != square or truth == square,
-               f"{name}: v_proj is not square here. With grouped queries there are fewer heads for keys and values.")
-        expect(said != sum(map(math.prod, adapted)), f"{name}: those are the frozen weights themselves.")
-        expect(said not in (sum(8 * shape[0] for shape in adapted), sum(8 * shape[1] for shape in adapted)),
-               f"{name}: that is one of the two matrices of each adapter.")
-        expect(said == truth, f"{name}: every adapted layer adds r · (inputs + outputs). What are they here?")
+        expect(
+            "mlp" in name or said != square or truth == square,
+            f"{name}: v_proj is not square here. With grouped queries there are fewer heads for keys and values.",
+        )
+        expect(
+            said != sum(map(math.prod, adapted)),
+            f"{name}: those are the frozen weights themselves.",
+        )
+        expect(
+            said
+            not in (sum(8 * shape[0] for shape in adapted), sum(8 * shape[1] for shape in adapted)),
+            f"{name}: that is one of the two matrices of each adapter.",
+        )
+        expect(
+            said == truth,
+            f"{name}: every adapted layer adds r · (inputs + outputs). What are they here?",
+        )
     print("Right, to the parameter.")
 
 
 def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8, highest_8bit_adam):
     """The highest of `ranks` that fits `gigabytes`, a tenth left free, for two bases and for an 8-bit optimizer."""
-    from helpers import memory
+    from helpers.model import memory
 
-    ways = {"highest_nf4": {}, "highest_int8": {"quantization": "int8"}, "highest_8bit_adam": {"optimizer": "adamw_8bit"}}
-    answers = {"highest_nf4": highest_nf4, "highest_int8": highest_int8, "highest_8bit_adam": highest_8bit_adam}
+    ways = {
+        "highest_nf4": {},
+        "highest_int8": {"quantization": "int8"},
+        "highest_8bit_adam": {"optimizer": "adamw_8bit"},
+    }
+    answers = {
+        "highest_nf4": highest_nf4,
+        "highest_int8": highest_int8,
+        "highest_8bit_adam": highest_8bit_adam,
+    }
     given(doubling=doubling, **answers)
     counted = _shapes(config.to_json_string())
 
     def needed(r, way):
-        return sum(memory.training(config, lora_r=r, counted=counted, **setting, **ways[way]).values())
+        return sum(
+            memory.training(config, lora_r=r, counted=counted, **setting, **ways[way]).values()
+        )
 
     def highest(way, room):
         return max((r for r in ranks if needed(r, way) <= room), default=0)
@@ -184,13 +280,19 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
     more = needed(32, "highest_nf4") / needed(16, "highest_nf4") - 1
     truth = min(("10 %", "50 %", "100 %"), key=lambda text: abs(float(text[:-2]) / 100 - more))
     expect(doubling in ("10 %", "50 %", "100 %"), 'doubling should be "10 %", "50 %" or "100 %".')
-    expect(doubling == truth, "doubling: which parts of the prediction grow with the rank, and how large are they beside the rest?")
+    expect(
+        doubling == truth,
+        "doubling: which parts of the prediction grow with the rank, and how large are they beside the rest?",
+    )
     for name, answer in answers.items():
         said, right = number(name, answer), highest(name, 0.9e9 * gigabytes)
         expect(said in ranks, f"{name} should be one of {ranks}.")
         full = said == highest(name, 1e9 * gigabytes) and said > right
         expect(not full, f"{name}: this leaves less than a tenth of the memory free.")
-        expect(said <= right, f"{name}: this rank does not fit. Bytes and gigabytes: 1 GB is 10^9 bytes here.")
+        expect(
+            said <= right,
+            f"{name}: this rank does not fit. Bytes and gigabytes: 1 GB is 10^9 bytes here.",
+        )
         expect(said == right, f"{name}: a higher rank fits as well.")
     print(f"Right. Twice the rank takes {more:.0%} more memory here, not twice as much.")
 
@@ -199,29 +301,54 @@ def block_size(flat, blocks, prediction, errors, bits):
     """NF4's relative error of `flat` (1-D tensor) and its bits per weight, {block size: number}."""
     import bitsandbytes.functional as F
 
-    from helpers import memory
+    from helpers.model import memory
 
     given(prediction=prediction, errors=errors, bits=bits)
     said, cost = _table("errors", errors, blocks), _table("bits", bits, blocks)
     for size in blocks:
-        truth = memory.relative_error(flat, F.dequantize_4bit(*F.quantize_4bit(flat, blocksize=size, quant_type="nf4")))
+        truth = memory.relative_error(
+            flat, F.dequantize_4bit(*F.quantize_4bit(flat, blocksize=size, quant_type="nf4"))
+        )
         expect(not _near(said[size], 100 * truth, 0.02), "errors should be shares, not percent.")
-        expect(_near(said[size], truth, 0.02), f"errors[{size}]: quantize `flat` with this block size, write it out again, compare.")
+        expect(
+            _near(said[size], truth, 0.02),
+            f"errors[{size}]: quantize `flat` with this block size, write it out again, compare.",
+        )
     expect(all(cost[size] != 4 for size in blocks), "bits: the scales take room, too.")
-    expect(not all(_near(cost[size], 4 + 4 / size, 1e-6) for size in blocks), "bits: a float32 scale has 4 bytes. How many bits?")
-    expect(all(_near(cost[size], 4 + 32 / size, 1e-6) for size in blocks), "bits: 4 for the weight, and its share of the scale.")
+    expect(
+        not all(_near(cost[size], 4 + 4 / size, 1e-6) for size in blocks),
+        "bits: a float32 scale has 4 bytes. How many bits?",
+    )
+    expect(
+        all(_near(cost[size], 4 + 32 / size, 1e-6) for size in blocks),
+        "bits: 4 for the weight, and its share of the scale.",
+    )
     growth = said[blocks[-1]] / said[blocks[0]]
     right = "stays" if growth < 1.1 else "rises" if growth < 2 else "doubles"
-    expect(prediction in ("stays", "rises", "doubles"), 'prediction should be "stays", "rises" or "doubles".')
-    print(f"Right. The error {right}: {growth:.2f} times as large. " + ("As you predicted." if prediction == right else
-          f'You predicted "{prediction}": what does the scale of a block depend on?'))
+    expect(
+        prediction in ("stays", "rises", "doubles"),
+        'prediction should be "stays", "rises" or "doubles".',
+    )
+    print(
+        f"Right. The error {right}: {growth:.2f} times as large. "
+        + (
+            "As you predicted."
+            if prediction == right
+            else f'You predicted "{prediction}": what does the scale of a block depend on?'
+        )
+    )
 
 
 def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8):
     """How many weights share a scale with `place`, and how many others are read back changed when it becomes an outlier."""
     import bitsandbytes.functional as F
 
-    given(sharing_nf4=sharing_nf4, sharing_int8=sharing_int8, changed_nf4=changed_nf4, changed_int8=changed_int8)
+    given(
+        sharing_nf4=sharing_nf4,
+        sharing_int8=sharing_int8,
+        changed_nf4=changed_nf4,
+        changed_int8=changed_int8,
+    )
     spoiled = weight.clone()
     spoiled[place] = 100 * weight.abs().max()
 
@@ -230,15 +357,34 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
         return F.int8_vectorwise_dequant(codes, scales)
 
     nf4 = lambda matrix: F.dequantize_4bit(*F.quantize_4bit(matrix, quant_type="nf4"))
-    expect(number("sharing_nf4", sharing_nf4) == 64, "sharing_nf4: how many weights have one scale in NF4? (02 says it.)")
-    expect(number("sharing_int8", sharing_int8) != weight.shape[0], "sharing_int8: that is the number of rows.")
-    expect(sharing_int8 == weight.shape[1], "sharing_int8: in int8 there is one scale for each row.")
-    for name, answer, way in (("changed_nf4", changed_nf4, nf4), ("changed_int8", changed_int8, int8)):
+    expect(
+        number("sharing_nf4", sharing_nf4) == 64,
+        "sharing_nf4: how many weights have one scale in NF4? (02 says it.)",
+    )
+    expect(
+        number("sharing_int8", sharing_int8) != weight.shape[0],
+        "sharing_int8: that is the number of rows.",
+    )
+    expect(
+        sharing_int8 == weight.shape[1], "sharing_int8: in int8 there is one scale for each row."
+    )
+    for name, answer, way in (
+        ("changed_nf4", changed_nf4, nf4),
+        ("changed_int8", changed_int8, int8),
+    ):
         said, truth = number(name, answer), int((way(weight) != way(spoiled)).sum()) - 1
         expect(said != truth + 1, f"{name}: the outlier itself does not count.")
-        expect(said != int((way(spoiled) != spoiled).sum()), f"{name}: compare what is read back before and after, not with the exact weights.")
-        expect(said == truth, f"{name}: quantize and write out `weight` and `spoiled` with it, and count where the two differ.")
-    print(f"Right: one outlier spoils up to {64 - 1} neighbours in NF4, up to {weight.shape[1] - 1} in int8.")
+        expect(
+            said != int((way(spoiled) != spoiled).sum()),
+            f"{name}: compare what is read back before and after, not with the exact weights.",
+        )
+        expect(
+            said == truth,
+            f"{name}: quantize and write out `weight` and `spoiled` with it, and count where the two differ.",
+        )
+    print(
+        f"Right: one outlier spoils up to {64 - 1} neighbours in NF4, up to {weight.shape[1] - 1} in int8."
+    )
 
 
 # 03 · Train
@@ -246,25 +392,47 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
 
 def updates(rows, plan, rows_per_update, updates_per_epoch, repeated, warmup):
     """Rows an update sees, updates an epoch, rows that fill the last one up, updates of the warm-up (all int)."""
-    given(rows_per_update=rows_per_update, updates_per_epoch=updates_per_epoch, repeated=repeated, warmup=warmup)
+    given(
+        rows_per_update=rows_per_update,
+        updates_per_epoch=updates_per_epoch,
+        repeated=repeated,
+        warmup=warmup,
+    )
     together = plan["processes"] * plan["batch_size"] * plan["gradient_accumulation_steps"]
     said = number("rows_per_update", rows_per_update)
-    expect(said != plan["batch_size"], "rows_per_update: more happens before the optimizer takes a step.")
+    expect(
+        said != plan["batch_size"],
+        "rows_per_update: more happens before the optimizer takes a step.",
+    )
     expect(said != together / plan["processes"], "rows_per_update: every process brings its share.")
-    expect(said != together / plan["gradient_accumulation_steps"], "rows_per_update: gradients of several passes are added up first.")
+    expect(
+        said != together / plan["gradient_accumulation_steps"],
+        "rows_per_update: gradients of several passes are added up first.",
+    )
     expect(said == together, "rows_per_update: which three numbers of the plan multiply?")
     each, said = math.ceil(rows / together), number("updates_per_epoch", updates_per_epoch)
     expect(said == int(said), "updates_per_epoch: there are no parts of an update.")
-    expect(said != rows // together or said == each, "updates_per_epoch: the rows left over are not dropped.")
+    expect(
+        said != rows // together or said == each,
+        "updates_per_epoch: the rows left over are not dropped.",
+    )
     expect(said != each * plan["epochs"], "updates_per_epoch: of one epoch.")
     expect(said == each, "updates_per_epoch: rows of train by rows per update.")
     left, said = each * together - rows, number("repeated", repeated)
-    expect(said != together - left or left == together - left, "repeated: those are the rows that are left over; how many are lacking?")
+    expect(
+        said != together - left or left == together - left,
+        "repeated: those are the rows that are left over; how many are lacking?",
+    )
     expect(said == left, "repeated: how many rows are lacking in the last update?")
     first, said = math.ceil(plan["warmup_ratio"] * plan["epochs"] * each), number("warmup", warmup)
-    expect(said != math.ceil(plan["warmup_ratio"] * each), "warmup: a share of the whole run, not of an epoch.")
+    expect(
+        said != math.ceil(plan["warmup_ratio"] * each),
+        "warmup: a share of the whole run, not of an epoch.",
+    )
     expect(said == int(said) == first, "warmup: a share of all updates, rounded up.")
-    print(f"Right: {plan['epochs'] * each} updates of {together} rows, the first {first} of them warm-up.")
+    print(
+        f"Right: {plan['epochs'] * each} updates of {together} rows, the first {first} of them warm-up."
+    )
 
 
 def rate(history, steps, warmup, peak, rate):
@@ -273,15 +441,25 @@ def rate(history, steps, warmup, peak, rate):
     found = rate(0)
     given(**{"the result of rate": found})
     found = {step: number(f"rate({step})", rate(step)) for step in range(steps + 1)}
-    expect(not all(_near(found[step], value, 1e-6) for step, value in logged.items()),
-           "off by one: the log's step 1 is update number 0.")
+    expect(
+        not all(_near(found[step], value, 1e-6) for step, value in logged.items()),
+        "off by one: the log's step 1 is update number 0.",
+    )
     expect(abs(found[0]) < 1e-12, "in the warm-up the rate rises from 0: what is rate(0)?")
-    expect(_near(found[warmup], peak, 1e-6), f"when the warm-up of {warmup} updates is over, the rate is at its peak.")
+    expect(
+        _near(found[warmup], peak, 1e-6),
+        f"when the warm-up of {warmup} updates is over, the rate is at its peak.",
+    )
     rising = [step for step in logged if step <= warmup]
-    expect(all(_near(found[step - 1], logged[step], 1e-6) for step in rising), "the warm-up is a straight line from 0 to the peak.")
+    expect(
+        all(_near(found[step - 1], logged[step], 1e-6) for step in rising),
+        "the warm-up is a straight line from 0 to the peak.",
+    )
     expect(abs(found[steps]) < 1e-3 * peak, "the cosine ends at 0, after the last update.")
-    expect(all(_near(found[step - 1], value, 1e-4) for step, value in logged.items()),
-           "the fall: half a cosine wave, whose share 0 is the end of the warm-up and share 1 the end of the run.")
+    expect(
+        all(_near(found[step - 1], value, 1e-4) for step, value in logged.items()),
+        "the fall: half a cosine wave, whose share 0 is the end of the warm-up and share 1 the end of the run.",
+    )
     print(f"Right at all {len(logged)} logged steps.")
 
 
@@ -291,30 +469,62 @@ def curve(history, epochs, best_step, last_epoch, gap):
     watched = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
     losses = [(row["epoch"], row["step"], row["loss"]) for row in history if "loss" in row]
     best, said = min(watched, key=watched.get), number("best_step", best_step)
-    expect(said in watched, "best_step: a step at which the validation loss was measured, not a position in a list or a training step.")
+    expect(
+        said in watched,
+        "best_step: a step at which the validation loss was measured, not a position in a list or a training step.",
+    )
     expect(said == best or said != max(watched), "best_step: the last is not the lowest.")
     expect(said == best, "best_step: there is a lower one.")
-    truth, said = float(np.mean([loss for epoch, _, loss in losses if epoch > epochs - 1])), number("last_epoch", last_epoch)
-    expect(not _near(said, float(np.mean([loss for _, _, loss in losses])), 1e-3), "last_epoch: of the last epoch alone.")
-    expect(not _near(said, losses[-1][2], 1e-3), "last_epoch: that is a single step; they jump about. Take the mean.")
-    expect(_near(said, truth, 0.03), f"last_epoch: mean `loss` of the rows whose `epoch` is above {epochs - 1:g}.")
+    truth, said = (
+        float(np.mean([loss for epoch, _, loss in losses if epoch > epochs - 1])),
+        number("last_epoch", last_epoch),
+    )
+    expect(
+        not _near(said, float(np.mean([loss for _, _, loss in losses])), 1e-3),
+        "last_epoch: of the last epoch alone.",
+    )
+    expect(
+        not _near(said, losses[-1][2], 1e-3),
+        "last_epoch: that is a single step; they jump about. Take the mean.",
+    )
+    expect(
+        _near(said, truth, 0.03),
+        f"last_epoch: mean `loss` of the rows whose `epoch` is above {epochs - 1:g}.",
+    )
     truth, said = list(watched.values())[-1] - truth, number("gap", gap)
     expect(not _near(said, -truth, 0.03), "gap: the other way round.")
     expect(_near(said, truth, 0.05), "gap: the last `eval_loss` less last_epoch.")
-    print(f"Right: lowest at step {best} of {max(watched)}; at the end {truth:+.3f} between validation and training.")
+    print(
+        f"Right: lowest at step {best} of {max(watched)}; at the end {truth:+.3f} between validation and training."
+    )
 
 
 def beaten(default, result):
     """Two results of try_out: `result` must reach a clearly lower validation loss on no more rows."""
     given(result=result)
-    expect(isinstance(result, dict) and {"rows", "loss"} <= set(result), "result should be what try_out returns.")
+    expect(
+        isinstance(result, dict) and {"rows", "loss"} <= set(result),
+        "result should be what try_out returns.",
+    )
     same = all(result[name] == default[name] for name in ("learning_rate", "batch_size", "lora_r"))
     expect(not same, "these are the settings of the default: change one.")
-    expect(result["rows"] <= default["rows"], "that is a longer run, not a better one: the same rows, please.")
-    expect(math.isfinite(result["loss"]), "the loss is no longer a number: the learning rate is far too high.")
-    expect(result["loss"] < default["loss"], "the validation loss is not lower. What would make more of the same rows: "
-           "larger steps, or more of them?")
-    expect(result["loss"] < 0.9 * default["loss"], "lower, but by less than a tenth: on so few rows that may be luck.")
+    expect(
+        result["rows"] <= default["rows"],
+        "that is a longer run, not a better one: the same rows, please.",
+    )
+    expect(
+        math.isfinite(result["loss"]),
+        "the loss is no longer a number: the learning rate is far too high.",
+    )
+    expect(
+        result["loss"] < default["loss"],
+        "the validation loss is not lower. What would make more of the same rows: "
+        "larger steps, or more of them?",
+    )
+    expect(
+        result["loss"] < 0.9 * default["loss"],
+        "lower, but by less than a tenth: on so few rows that may be luck.",
+    )
     print("Right: clearly lower, on the same rows.")
 
 
@@ -333,17 +543,30 @@ def _merge_parts(layer):
     import bitsandbytes.functional as F
     from peft import LoraConfig
 
-    from helpers import models
+    from helpers.model import loading
 
-    merged, adapter = exercises.results("04_merge_push") / "merged", exercises.results("03_train") / "adapter"
-    base = models.find(artefacts.read_manifest(artefacts.run_directory(), "01_data")["parameters"]["model_id"])
+    merged, adapter = (
+        checking.results("04_merge_push") / "merged",
+        checking.results("03_train") / "adapter",
+    )
+    base = loading.find(
+        manifests.read_manifest(folders.run_directory(), "01_data")["parameters"]["model_id"]
+    )
     config = LoraConfig.from_pretrained(adapter)
-    half = lambda one: _tensor(adapter, f"base_model.model.{layer}.lora_{one}.weight", "adapter_model.safetensors")
+    half = lambda one: _tensor(
+        adapter, f"base_model.model.{layer}.lora_{one}.weight", "adapter_model.safetensors"
+    )
     plain = _tensor(base, f"{layer}.weight")
     rounded = F.dequantize_4bit(*F.quantize_4bit(plain, quant_type="nf4", compress_statistics=True))
-    into = artefacts.read_json(merged.parent / "merge_check.json")["merged_into"]
+    into = files.read_json(merged.parent / "merge_check.json")["merged_into"]
     update = config.lora_alpha / config.r * half("B") @ half("A")
-    return {"full precision": plain, "dequantized": rounded}, update, _tensor(merged, f"{layer}.weight"), into, config
+    return (
+        {"full precision": plain, "dequantized": rounded},
+        update,
+        _tensor(merged, f"{layer}.weight"),
+        into,
+        config,
+    )
 
 
 def merge(layer, scale, mine):
@@ -351,17 +574,38 @@ def merge(layer, scale, mine):
     given(scale=scale, mine=mine)
     weights, update, merged, into, config = _merge_parts(layer)
     said = number("scale", scale)
-    expect(said != config.lora_alpha, "scale: that is alpha alone; a higher rank would make a larger update.")
-    expect(said != config.r / config.lora_alpha or said == config.lora_alpha / config.r, "scale: the other way round.")
-    expect(_near(said, config.lora_alpha / config.r, 1e-6), "scale: two numbers of adapter_config.json, divided.")
+    expect(
+        said != config.lora_alpha,
+        "scale: that is alpha alone; a higher rank would make a larger update.",
+    )
+    expect(
+        said != config.r / config.lora_alpha or said == config.lora_alpha / config.r,
+        "scale: the other way round.",
+    )
+    expect(
+        _near(said, config.lora_alpha / config.r, 1e-6),
+        "scale: two numbers of adapter_config.json, divided.",
+    )
     expect(hasattr(mine, "shape"), "mine should be a tensor.")
-    expect(tuple(mine.shape) == tuple(merged.shape), f"mine should have the shape {tuple(merged.shape)}: in which order do B and A multiply?")
+    expect(
+        tuple(mine.shape) == tuple(merged.shape),
+        f"mine should have the shape {tuple(merged.shape)}: in which order do B and A multiply?",
+    )
     norm = lambda tensor: float(tensor.float().norm() / update.norm())
-    start, other = weights[into], weights["full precision" if into == "dequantized" else "dequantized"]
+    start, other = (
+        weights[into],
+        weights["full precision" if into == "dequantized" else "dequantized"],
+    )
     good = norm(mine - merged) < 0.02
-    expect(good or norm(mine - start) > 0.02 and norm(mine - other) > 0.02, "mine is the base: the update is missing.")
+    expect(
+        good or norm(mine - start) > 0.02 and norm(mine - other) > 0.02,
+        "mine is the base: the update is missing.",
+    )
     expect(good or norm(mine - start + update) > 0.02, "the update is taken off, not added.")
-    expect(good or norm(mine - other - update) > 0.02, "the update is right. Which weights was it added to? merge_check.json says it.")
+    expect(
+        good or norm(mine - other - update) > 0.02,
+        "the update is right. Which weights was it added to? merge_check.json says it.",
+    )
     expect(good or norm(mine - start - update / said) > 0.02, "the update is not scaled.")
     expect(good, "the result is not what 04 saved: start + scale · B A, with `@` for the product.")
     print(f"Right: your matrix is the one in model.safetensors, merged into the {into} weights.")
@@ -383,39 +627,78 @@ def divergence(kl, symmetric):
         (-truth, "the sign: it is never negative."),
         (truth / len(p), "a sum over the tokens, not a mean."),
         (float((p - q).sum()), "each token's difference counts as much as the token is probable."),
-        (float((first.softmax(0) * (first - second)).sum()), "logits are not yet log-probabilities."),
+        (
+            float((first.softmax(0) * (first - second)).sum()),
+            "logits are not yet log-probabilities.",
+        ),
     ):
         expect(not _near(said, wrong, 1e-4), hint)
-    expect(_near(said, truth, 1e-4), "sum over all tokens of p · (log p - log q), where log p is the log_softmax of `before`.")
-    expect(abs(number("kl(…)", kl(first + 3, first))) < 1e-5, "the same number added to all logits changes no probability.")
-    expect(not _yes_or_no("symmetric", symmetric), "symmetric: try kl(a, b) and kl(b, a) for two tensors.")
+    expect(
+        _near(said, truth, 1e-4),
+        "sum over all tokens of p · (log p - log q), where log p is the log_softmax of `before`.",
+    )
+    expect(
+        abs(number("kl(…)", kl(first + 3, first))) < 1e-5,
+        "the same number added to all logits changes no probability.",
+    )
+    expect(
+        not _yes_or_no("symmetric", symmetric),
+        "symmetric: try kl(a, b) and kl(b, a) for two tensors.",
+    )
     print("Right: 0 for equal predictions, never negative, and not symmetric.")
 
 
 def scaling(model, rescale, read, factors, prediction, logits, divergences, changed):
     """Logits (rows, vocabulary) by factor of the update, their mean KL divergence from factor 1, share of changed words."""
     given(prediction=prediction, logits=logits, divergences=divergences, changed=changed)
-    expect(isinstance(logits, dict) and {1, *factors} <= set(logits), f"logits should be a dict with the factors 1 and {factors}.")
+    expect(
+        isinstance(logits, dict) and {1, *factors} <= set(logits),
+        f"logits should be a dict with the factors 1 and {factors}.",
+    )
     expect(prediction in factors, f"prediction should be one of {factors}.")
     middle = factors[1]
-    fresh = type(model).from_pretrained(exercises.results("04_merge_push") / "merged", dtype=model.dtype)
+    fresh = type(model).from_pretrained(
+        checking.results("04_merge_push") / "merged", dtype=model.dtype
+    )
     rescale(fresh, middle - 1)
     truth, spread = read(fresh), (logits[1] - logits[middle]).norm()
-    expect(float((logits[middle] - truth).norm()) < 0.1 * float(spread) + 1e-3, f"logits[{middle}] are not those of a model "
-           "whose update counts so often. `rescale` adds to what is there: from which factor does each step start?")
+    expect(
+        float((logits[middle] - truth).norm()) < 0.1 * float(spread) + 1e-3,
+        f"logits[{middle}] are not those of a model "
+        "whose update counts so often. `rescale` adds to what is there: from which factor does each step start?",
+    )
     before = logits[1].float().log_softmax(-1)
     said, moved = _table("divergences", divergences, factors), _table("changed", changed, factors)
-    right = {f: float((before.exp() * (before - logits[f].float().log_softmax(-1))).sum(-1).mean()) for f in factors}
-    other = {f: float((logits[1].argmax(-1) != logits[f].argmax(-1)).float().mean()) for f in factors}
-    expect(all(_near(said[f], right[f], 1e-2) or abs(said[f] - right[f]) < 1e-5 for f in factors),
-           "divergences: for each factor the mean over the rows of kl(logits[1][row], logits[factor][row]).")
+    right = {
+        f: float((before.exp() * (before - logits[f].float().log_softmax(-1))).sum(-1).mean())
+        for f in factors
+    }
+    other = {
+        f: float((logits[1].argmax(-1) != logits[f].argmax(-1)).float().mean()) for f in factors
+    }
+    expect(
+        all(_near(said[f], right[f], 1e-2) or abs(said[f] - right[f]) < 1e-5 for f in factors),
+        "divergences: for each factor the mean over the rows of kl(logits[1][row], logits[factor][row]).",
+    )
     good = all(abs(moved[f] - other[f]) < 1e-6 for f in factors)
     stays = all(abs(moved[f] + other[f] - 1) < 1e-6 for f in factors)
-    expect(good or not stays, "changed: that is the share of rows whose likeliest token stays the same.")
-    expect(good, "changed: for each factor the share of rows whose likeliest token is another than at factor 1.")
+    expect(
+        good or not stays,
+        "changed: that is the share of rows whose likeliest token stays the same.",
+    )
+    expect(
+        good,
+        "changed: for each factor the share of rows whose likeliest token is another than at factor 1.",
+    )
     least = min(factors, key=right.get)
-    print("Right. " + ("The least harm is done where you predicted it." if prediction == least else
-          f"You predicted that {prediction} does the least harm; it was {least}."))
+    print(
+        "Right. "
+        + (
+            "The least harm is done where you predicted it."
+            if prediction == least
+            else f"You predicted that {prediction} does the least harm; it was {least}."
+        )
+    )
 
 
 def quantized_again(layer, prediction, left_full, left_dequantized):
@@ -426,19 +709,37 @@ def quantized_again(layer, prediction, left_full, left_dequantized):
     weights, update, *_ = _merge_parts(layer)
 
     def left(start):
-        again = [F.dequantize_4bit(*F.quantize_4bit(w, quant_type="nf4", compress_statistics=True)) for w in (start + update, start)]
+        again = [
+            F.dequantize_4bit(*F.quantize_4bit(w, quant_type="nf4", compress_statistics=True))
+            for w in (start + update, start)
+        ]
         return float(((again[0] - again[1]) * update).sum() / (update * update).sum())
 
     full, rounded = left(weights["full precision"]), left(weights["dequantized"])
     said = number("left_full", left_full), number("left_dequantized", left_dequantized)
     expect(abs(said[0] - full) < 0.02 or abs(said[0] - rounded) > 0.02, "the two are mixed up.")
-    expect(abs(said[0] - 1) > 1e-3 or abs(full - 1) < 2e-3, "left_full: the merged weight has to be quantized again as well.")
-    expect(abs(said[0] - full) < 0.02, "left_full: again(start + update) - again(start), along the update.")
-    expect(abs(said[1] - rounded) < 0.02, "left_dequantized: the same, from the weights that were quantized before.")
+    expect(
+        abs(said[0] - 1) > 1e-3 or abs(full - 1) < 2e-3,
+        "left_full: the merged weight has to be quantized again as well.",
+    )
+    expect(
+        abs(said[0] - full) < 0.02,
+        "left_full: again(start + update) - again(start), along the update.",
+    )
+    expect(
+        abs(said[1] - rounded) < 0.02,
+        "left_dequantized: the same, from the weights that were quantized before.",
+    )
     worse = "full" if full < rounded else "dequantized"
     expect(prediction in ("full", "dequantized"), 'prediction should be "full" or "dequantized".')
-    print(f"Right. Less is left in the {worse} weights" + (", as you predicted." if prediction == worse else
-          f", not in the {prediction} ones: how far is each number from the next step of the scale?"))
+    print(
+        f"Right. Less is left in the {worse} weights"
+        + (
+            ", as you predicted."
+            if prediction == worse
+            else f", not in the {prediction} ones: how far is each number from the next step of the scale?"
+        )
+    )
 
 
 # 05 · Evaluate
@@ -448,18 +749,32 @@ def interval(correct, my_interval):
     """A function: 0/1 per row → (low, high) of a 95 % bootstrap interval of the mean, shares 0–1."""
     found = my_interval(correct)
     given(**{"the result of my_interval": found})
-    expect(isinstance(found, (tuple, list, np.ndarray)) and len(found) == 2, "my_interval should return two numbers, low and high.")
+    expect(
+        isinstance(found, (tuple, list, np.ndarray)) and len(found) == 2,
+        "my_interval should return two numbers, low and high.",
+    )
     for rows in ((np.arange(n) < right).astype(float) for n, right in ((400, 300), (900, 850))):
-        truth = evaluation.bootstrap_interval(rows, 4000, 0)
+        truth = scoring.bootstrap_interval(rows, 4000, 0)
         low, high = (number("an end of the interval", end) for end in my_interval(rows))
         wide, size = high - low, truth[1] - truth[0]
         expect(0 <= low <= 1 and 0 <= high <= 1, "the ends should be shares between 0 and 1.")
         expect(low <= high, "low and high are mixed up.")
         expect(wide > 0.02 * size, "every resample has the same mean: draw with replacement.")
-        expect(abs(wide - size * 1.645 / 1.96) > 0.03 * size, "this holds 90 %, not 95 %: how much is cut off at each end?")
-        expect(wide < 3 * size, "far too wide: these are the ends of single rows or of too small resamples, not of means.")
-        expect(wide > 0.5 * size, "far too narrow: a resample has as many rows as there are, no more.")
-        expect(max(abs(low - truth[0]), abs(high - truth[1])) < 0.13 * size, "nearly: percentiles 2.5 and 97.5 of a thousand means or more.")
+        expect(
+            abs(wide - size * 1.645 / 1.96) > 0.03 * size,
+            "this holds 90 %, not 95 %: how much is cut off at each end?",
+        )
+        expect(
+            wide < 3 * size,
+            "far too wide: these are the ends of single rows or of too small resamples, not of means.",
+        )
+        expect(
+            wide > 0.5 * size, "far too narrow: a resample has as many rows as there are, no more."
+        )
+        expect(
+            max(abs(low - truth[0]), abs(high - truth[1])) < 0.13 * size,
+            "nearly: percentiles 2.5 and 97.5 of a thousand means or more.",
+        )
     print("Right: the same interval as in 05, up to the luck of the draw.")
 
 
@@ -468,32 +783,68 @@ def mcnemar(first, second, table, p_value):
     names = ["both", "only_first", "only_second", "neither"]
     given(table=table, p_value=p_value)
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    truth = dict(zip(names, (int(part.sum()) for part in (first & second, first & ~second, ~first & second, ~(first | second))), strict=True))
+    truth = dict(
+        zip(
+            names,
+            (
+                int(part.sum())
+                for part in (first & second, first & ~second, ~first & second, ~(first | second))
+            ),
+            strict=True,
+        )
+    )
     said = _table("table", table, names)
     swapped = said["only_first"] == truth["only_second"] != truth["only_first"]
     expect(not swapped, "only_first and only_second are mixed up.")
-    expect(said["only_first"] != first.sum() or truth["only_first"] == first.sum(), "only_first: where it is right and the other wrong.")
+    expect(
+        said["only_first"] != first.sum() or truth["only_first"] == first.sum(),
+        "only_first: where it is right and the other wrong.",
+    )
     for name in names:
-        expect(said[name] == truth[name], f"table: {name} is not right. Together the four are all {len(first)} rows.")
+        expect(
+            said[name] == truth[name],
+            f"table: {name} is not right. Together the four are all {len(first)} rows.",
+        )
     won, lost = truth["only_first"], truth["only_second"]
-    right = evaluation.compare(first, second, 100, 0)["p_value"]
+    right = scoring.compare(first, second, 100, 0)["p_value"]
     said = number("p_value", p_value)
     tail = lambda n, most: sum(math.comb(n, k) for k in range(most + 1)) / 2**n
-    expect(not _near(said, right / 2, 1e-6) or right == 1, "that is one side: the other system could have won as well.")
-    expect(not _near(said, min(1.0, 2 * tail(len(first), min(won, lost))), 1e-6), "the coin is tossed only where the two differ.")
-    expect(_near(said, right, 1e-6), "a fair coin is tossed where exactly one is right: how likely is so few for the loser, or fewer?")
-    print(f"Right: {won} rows for the first, {lost} for the second" + (", which a coin rarely does." if right < 0.05 else "."))
+    expect(
+        not _near(said, right / 2, 1e-6) or right == 1,
+        "that is one side: the other system could have won as well.",
+    )
+    expect(
+        not _near(said, min(1.0, 2 * tail(len(first), min(won, lost))), 1e-6),
+        "the coin is tossed only where the two differ.",
+    )
+    expect(
+        _near(said, right, 1e-6),
+        "a fair coin is tossed where exactly one is right: how likely is so few for the loser, or fewer?",
+    )
+    print(
+        f"Right: {won} rows for the first, {lost} for the second"
+        + (", which a coin rarely does." if right < 0.05 else ".")
+    )
 
 
 def shown(comparisons, verdicts):
     """For each of `comparisons`, {name: (low, high)} of differences: "better", "worse" or "not shown"."""
     given(verdicts=verdicts)
-    expect(isinstance(verdicts, dict) and set(comparisons) <= set(verdicts), "verdicts should be a dict with a word for every comparison.")
+    expect(
+        isinstance(verdicts, dict) and set(comparisons) <= set(verdicts),
+        "verdicts should be a dict with a word for every comparison.",
+    )
     for name, (low, high) in comparisons.items():
         said = verdicts[name]
-        expect(said in ("better", "worse", "not shown"), f'{name}: write "better", "worse" or "not shown".')
+        expect(
+            said in ("better", "worse", "not shown"),
+            f'{name}: write "better", "worse" or "not shown".',
+        )
         truth = "better" if low > 0 else "worse" if high < 0 else "not shown"
-        expect(said == truth or truth != "not shown", f"{name}: which differences does the interval hold? Is 0 among them?")
+        expect(
+            said == truth or truth != "not shown",
+            f"{name}: which differences does the interval hold? Is 0 among them?",
+        )
         expect(said == truth or said != "not shown", f"{name}: 0 lies outside the interval.")
         expect(said == truth, f"{name}: on which side of 0 does the interval lie?")
     print("Right, all of them.")
@@ -505,11 +856,20 @@ def test_rows(accuracy, here, worst):
     for name, answer, p in (("here", here, accuracy), ("worst", worst, 0.5)):
         said, truth = number(name, answer), p * (1 - p) * (1.96 / 0.03) ** 2
         expect(not _near(said, truth / 4, 0.03), f"{name}: ± 3 points are 6 from end to end.")
-        expect(not _near(said, p * (1 - p) / 0.03**2, 0.03), f"{name}: 95 % lie within 1.96 standard errors, not within one.")
-        expect(not _near(said, math.sqrt(truth), 0.03), f"{name}: the error falls with the root of the rows.")
+        expect(
+            not _near(said, p * (1 - p) / 0.03**2, 0.03),
+            f"{name}: 95 % lie within 1.96 standard errors, not within one.",
+        )
+        expect(
+            not _near(said, math.sqrt(truth), 0.03),
+            f"{name}: the error falls with the root of the rows.",
+        )
         expect(not _near(said, truth / 1e4, 0.03), f"{name}: 3 points are 0.03.")
-        expect(_near(said, truth, 0.03), f"{name}: 1.96 · √(p (1 - p) / rows) should be 0.03. Solve for the rows"
-               + (", at the accuracy with the largest error." if name == "worst" else "."))
+        expect(
+            _near(said, truth, 0.03),
+            f"{name}: 1.96 · √(p (1 - p) / rows) should be 0.03. Solve for the rows"
+            + (", at the accuracy with the largest error." if name == "worst" else "."),
+        )
     print("Right. Half the error takes four times the rows.")
 
 
@@ -518,14 +878,31 @@ def best_of_ten(best_of, guess, best):
     found = best_of(10, 100, 0.8)
     given(**{"the result of best_of": found}, guess=guess, best=best)
     generator = np.random.default_rng(5)
-    truth = {n: float((generator.binomial(100, 0.8, (4000, n)) / 100).max(axis=1).mean()) for n in (1, 10)}
+    truth = {
+        n: float((generator.binomial(100, 0.8, (4000, n)) / 100).max(axis=1).mean())
+        for n in (1, 10)
+    }
     expect(0 <= number("guess", guess) <= 1, "guess should be a share between 0 and 1.")
     said = {n: number("best_of(…)", best_of(n, 100, 0.8)) for n in (1, 10)}
-    expect(all(0 <= value <= 1 for value in said.values()), "best_of should return a share between 0 and 1.")
+    expect(
+        all(0 <= value <= 1 for value in said.values()),
+        "best_of should return a share between 0 and 1.",
+    )
     expect(abs(said[10] - 0.8) > 0.01, "that is the mean of all ten, not of the best.")
-    expect(abs(said[1] - truth[1]) < 0.01, "best_of(1, 100, 0.8): a single model scores 0.8 on average. Repeat, and average.")
-    expect(said[10] < truth[10] + 0.02, "too high: the best of ten in every repetition, then the mean; not the best of all.")
-    expect(abs(said[10] - truth[10]) < 0.01, "draw ten scores, keep the highest; repeat, and average what was kept.")
+    expect(
+        abs(said[1] - truth[1]) < 0.01,
+        "best_of(1, 100, 0.8): a single model scores 0.8 on average. Repeat, and average.",
+    )
+    expect(
+        said[10] < truth[10] + 0.02,
+        "too high: the best of ten in every repetition, then the mean; not the best of all.",
+    )
+    expect(
+        abs(said[10] - truth[10]) < 0.01,
+        "draw ten scores, keep the highest; repeat, and average what was kept.",
+    )
     expect(abs(number("best", best) - truth[10]) < 0.01, "best should be best_of(10, 100, 0.8).")
-    print("Right: the best of ten equally good models looks several points better than it is. "
-          + f"Your guess was {100 * (guess - 0.8):+.0f} points.")
+    print(
+        "Right: the best of ten equally good models looks several points better than it is. "
+        + f"Your guess was {100 * (guess - 0.8):+.0f} points."
+    )

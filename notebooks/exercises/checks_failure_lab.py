@@ -5,20 +5,29 @@ A check returns what it measured; where the answer is missing or wrong it raises
 
 import math
 
-from helpers import splits
-from helpers.exercises import expect
+from helpers.checking import expect
+from helpers.data import splits
 
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 CHATS = [  # with and without a system turn, and over several turns
-    [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Is it raining?"}],
+    [
+        {"role": "system", "content": "Answer in one word."},
+        {"role": "user", "content": "Is it raining?"},
+    ],
     [{"role": "user", "content": "Is it raining?"}],
-    [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Is it raining?"}],
+    [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Is it raining?"},
+    ],
 ]
 
 
 def filled(value, name):
     """Raises NotYet while `value` is still the dots of the exercise; name: what it is called in the notebook."""
-    expect(value is not ..., f"{name} is still three dots: fill it in, run its cell, then this one.")
+    expect(
+        value is not ..., f"{name} is still three dots: fill it in, run its cell, then this one."
+    )
 
 
 def targets(names, adapted):
@@ -28,13 +37,22 @@ def targets(names, adapted):
     """
     filled(names, "targets")
     whole = names == "all-linear"
-    expect(whole or not isinstance(names, str), "A single text is taken for a pattern: give a list of names.")
+    expect(
+        whole or not isinstance(names, str),
+        "A single text is taken for a pattern: give a list of names.",
+    )
     expect(len(names) > 0, "The list is empty.")
     layers, _ = adapted(names)
     unknown = sorted(() if whole else set(names) - set(layers))
-    expect(not unknown, f"No layer of this model is called {', '.join(unknown)}. Print the model and read its names.")
+    expect(
+        not unknown,
+        f"No layer of this model is called {', '.join(unknown)}. Print the model and read its names.",
+    )
     others = sorted(set(layers) - LINEAR)
-    expect(not others, f"{', '.join(others)}: outside the blocks, and as large as the vocabulary; leave it frozen.")
+    expect(
+        not others,
+        f"{', '.join(others)}: outside the blocks, and as large as the vocabulary; leave it frozen.",
+    )
     expect(
         set(layers) == LINEAR,
         f"{len(layers)} kinds of layers get an adapter now, and a block has more linear layers than that. "
@@ -49,7 +67,10 @@ def begins_once(encode, adding, plain):
     adding, plain: tokenizers that do and do not put a beginning-of-sequence token. Returns the number of chats compared.
     """
     filled(encode, "encode")
-    for tokenizer, kind in ((adding, "a tokenizer that adds a beginning"), (plain, "a tokenizer that adds nothing")):
+    for tokenizer, kind in (
+        (adding, "a tokenizer that adds a beginning"),
+        (plain, "a tokenizer that adds nothing"),
+    ):
         for messages in CHATS:
             ids = encode(tokenizer, messages)
             filled(ids, "What encode returns")
@@ -58,13 +79,23 @@ def begins_once(encode, adding, plain):
                 isinstance(ids, list) and all(isinstance(token, int) for token in ids),
                 f"encode should return a list of token ids, this is a {type(ids).__name__}. (`return_dict`?)",
             )
-            wanted = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            wanted = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
             begin = tokenizer.bos_token_id
-            expect(ids[:2] != [begin, begin], f"With {kind}, there are still two beginnings in a row.")
+            expect(
+                ids[:2] != [begin, begin], f"With {kind}, there are still two beginnings in a row."
+            )
             expect(ids[:1] == [begin], f"With {kind}, the beginning is gone altogether.")
             missing = len(wanted) - len(ids)
-            expect(missing <= 0 or ids != wanted[: len(ids)], f"The last {missing} tokens are missing: whose turn comes next?")
-            expect(ids == wanted, f"With {kind}, the ids differ from the template's, {len(ids)} against {len(wanted)}.")
+            expect(
+                missing <= 0 or ids != wanted[: len(ids)],
+                f"The last {missing} tokens are missing: whose turn comes next?",
+            )
+            expect(
+                ids == wanted,
+                f"With {kind}, the ids differ from the template's, {len(ids)} against {len(wanted)}.",
+            )
     return 2 * len(CHATS)
 
 
@@ -81,9 +112,17 @@ def answer_mark(mark, labels_after, tokenizer, chats):
         trained = tokenizer.decode([token for token in labels if token != -100])
         answer = chat[-1]["content"]
         expect(trained, f"This mark does not occur either; a chat reads: {tokenizer.decode(ids)!r}")
-        expect(chat[-2]["content"] not in trained, "Now the question is trained on, too: the mark stands too early in the chat.")
-        expect(answer in trained, f"The answer is cut: of {answer!r}, only {trained!r} is trained on.")
-        expect(trained.startswith(answer), f"Trained on is {trained!r}. Does a model that is asked have to write all of that?")
+        expect(
+            chat[-2]["content"] not in trained,
+            "Now the question is trained on, too: the mark stands too early in the chat.",
+        )
+        expect(
+            answer in trained, f"The answer is cut: of {answer!r}, only {trained!r} is trained on."
+        )
+        expect(
+            trained.startswith(answer),
+            f"Trained on is {trained!r}. Does a model that is asked have to write all of that?",
+        )
     return len(chats)
 
 
@@ -95,7 +134,10 @@ def kept_apart(training, test, known, threshold=0.7):
     filled(training, "training")
     expect(hasattr(training, "columns"), "training should be a DataFrame, a part of `known`.")
     expect(set(training.index) <= set(known.index), "Some of these rows do not come from `known`.")
-    expect(not set(training.index) & set(test.index), f"{len(set(training.index) & set(test.index))} test rows are in it.")
+    expect(
+        not set(training.index) & set(test.index),
+        f"{len(set(training.index) & set(test.index))} test rows are in it.",
+    )
     similarity = splits.Similarity(known["question"].tolist())
     rest = known.drop(test.index)
     largest = similarity.largest(test["question"].tolist(), training["question"].tolist())[0]
@@ -105,8 +147,15 @@ def kept_apart(training, test, known, threshold=0.7):
         f"No row is the same by its number now, but {close} test questions have a near copy in training. Look at the "
         "most similar pair; 01 has a tool for that.",
     )
-    allowed = int((similarity.largest(rest["question"].tolist(), test["question"].tolist())[0] < threshold).sum())
-    expect(len(training) >= 0.9 * allowed, f"{allowed} rows may stay, you keep {len(training)}: more is lost than need be.")
+    allowed = int(
+        (
+            similarity.largest(rest["question"].tolist(), test["question"].tolist())[0] < threshold
+        ).sum()
+    )
+    expect(
+        len(training) >= 0.9 * allowed,
+        f"{allowed} rows may stay, you keep {len(training)}: more is lost than need be.",
+    )
     return float(largest.max())
 
 
@@ -116,15 +165,25 @@ def asks_for_answer(to_text, tokenizer):
     for messages in CHATS:
         text = to_text(messages)
         filled(text, "What to_text returns")
-        expect(isinstance(text, str), f"to_text should return a text, this is a {type(text).__name__}. (`tokenize`?)")
-        trained = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "Yes"}], tokenize=False)
+        expect(
+            isinstance(text, str),
+            f"to_text should return a text, this is a {type(text).__name__}. (`tokenize`?)",
+        )
+        trained = tokenizer.apply_chat_template(
+            [*messages, {"role": "assistant", "content": "Yes"}], tokenize=False
+        )
         before = trained[: trained.rindex("Yes")]
-        expect(text != tokenizer.apply_chat_template(messages, tokenize=False), "It is still open whose turn it is.")
+        expect(
+            text != tokenizer.apply_chat_template(messages, tokenize=False),
+            "It is still open whose turn it is.",
+        )
         expect(
             not before.startswith(text) or text == before,
             f"Nearly: in training, {before.removeprefix(text)!r} still came before the answer.",
         )
-        expect(text == before, "This is not how a training chat begins; print both and compare them.")
+        expect(
+            text == before, "This is not how a training chat begins; print both and compare them."
+        )
     return len(CHATS)
 
 
@@ -133,10 +192,19 @@ def same_template(served, tokenizer):
     filled(served, "served")
     expect(hasattr(served, "apply_chat_template"), "served should be a tokenizer.")
     for messages in CHATS:
-        ids = [one.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) for one in (served, tokenizer)]
-        place = next((i for i, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]), min(map(len, ids)))
+        ids = [
+            one.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            for one in (served, tokenizer)
+        ]
+        place = next(
+            (i for i, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]),
+            min(map(len, ids)),
+        )
         roles = " + ".join(turn["role"] for turn in messages)
-        expect(ids[0] == ids[1], f"A chat of {roles} still comes out differently, from token {place} on.")
+        expect(
+            ids[0] == ids[1],
+            f"A chat of {roles} still comes out differently, from token {place} on.",
+        )
     return len(CHATS)
 
 
@@ -146,11 +214,19 @@ def rate(learning_rate, finetune):
     finetune: function of the rate that trains and returns (losses, folder of the adapter).
     """
     filled(learning_rate, "learning_rate")
-    expect(isinstance(learning_rate, float) and learning_rate > 0, "learning_rate is a number above 0, such as 2e-2.")
+    expect(
+        isinstance(learning_rate, float) and learning_rate > 0,
+        "learning_rate is a number above 0, such as 2e-2.",
+    )
     losses, _ = finetune(learning_rate)
-    expect(all(map(math.isfinite, losses)), "The loss is no number any more: the rate is far too high.")
+    expect(
+        all(map(math.isfinite, losses)), "The loss is no number any more: the rate is far too high."
+    )
     rise = max(after - min(losses[: i + 1]) for i, after in enumerate(losses))
-    expect(rise <= 0.15 * losses[0], f"The loss goes up again, by {rise:.1f} from its lowest; it began at {losses[0]:.1f}.")
+    expect(
+        rise <= 0.15 * losses[0],
+        f"The loss goes up again, by {rise:.1f} from its lowest; it began at {losses[0]:.1f}.",
+    )
     last = sum(losses[-3:]) / 3
     expect(
         last < 0.25 * losses[0],
@@ -174,9 +250,19 @@ def padding(pad_token, tokenizer):
     rows = [{"input_ids": trial.apply_chat_template(chat, return_dict=False)} for chat in CHATS]
     labels = DataCollatorForLanguageModeling(trial, mlm=False)(rows)["labels"]
     for row, found in zip(rows, labels.tolist(), strict=True):
-        masked = {trial.convert_ids_to_tokens(t) for t, label in zip(row["input_ids"], found, strict=False) if label == -100}
-        expect(trial.eos_token not in masked, f"{trial.eos_token} is still masked, and so never learned.")
-        expect(not masked, f"The end is learned now, but {', '.join(sorted(masked))} stands in chats, too, and is masked there.")
+        masked = {
+            trial.convert_ids_to_tokens(t)
+            for t, label in zip(row["input_ids"], found, strict=False)
+            if label == -100
+        }
+        expect(
+            trial.eos_token not in masked,
+            f"{trial.eos_token} is still masked, and so never learned.",
+        )
+        expect(
+            not masked,
+            f"The end is learned now, but {', '.join(sorted(masked))} stands in chats, too, and is masked there.",
+        )
     return trial.pad_token_id
 
 
@@ -191,13 +277,27 @@ def scaling(scale, make_config, divergence):
         given = scale(make_config(r=r, lora_alpha=alpha, use_rslora=rooted))
         filled(given, "What scale returns")
         right, about = alpha / (r**0.5 if rooted else r), f"for r = {r} and lora_alpha = {alpha}"
-        expect(isinstance(given, (int, float)), f"scale should return a number, this is a {type(given).__name__}.")
+        expect(
+            isinstance(given, (int, float)),
+            f"scale should return a number, this is a {type(given).__name__}.",
+        )
         if rooted:
-            expect(math.isclose(given, right), f"Right without rank stabilisation; {about} and use_rslora, it is another factor.")
-        expect(not math.isclose(given * right, 1) or math.isclose(given, right), f"The other way up: {about} it is not {given:g}.")
-        expect(math.isclose(given, right), f"Not {given:g} {about}. What does PEFT multiply B A with?")
+            expect(
+                math.isclose(given, right),
+                f"Right without rank stabilisation; {about} and use_rslora, it is another factor.",
+            )
+        expect(
+            not math.isclose(given * right, 1) or math.isclose(given, right),
+            f"The other way up: {about} it is not {given:g}.",
+        )
+        expect(
+            math.isclose(given, right), f"Not {given:g} {about}. What does PEFT multiply B A with?"
+        )
     found = divergence(scale(make_config(r=8, lora_alpha=32)))
-    expect(found < 1e-3, f"The merged model still differs from the adapter by {found:.3f} nats a token.")
+    expect(
+        found < 1e-3,
+        f"The merged model still differs from the adapter by {found:.3f} nats a token.",
+    )
     return found
 
 
@@ -209,8 +309,14 @@ def right_base(name, loss_switched_off, measured, trained_on):
     filled(name, "base_name")
     filled(loss_switched_off, "loss_switched_off")
     expect(name in measured, f"base_name is one of {', '.join(measured)}.")
-    expect(isinstance(loss_switched_off, float), "loss_switched_off is a number, as answer_loss returns it.")
-    expect(name == trained_on, "With this one, the adapter switched off, the loss is not that of the first update.")
+    expect(
+        isinstance(loss_switched_off, float),
+        "loss_switched_off is a number, as answer_loss returns it.",
+    )
+    expect(
+        name == trained_on,
+        "With this one, the adapter switched off, the loss is not that of the first update.",
+    )
     right = measured[name]
     expect(
         math.isclose(loss_switched_off, right, rel_tol=0.01),

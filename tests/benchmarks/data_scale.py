@@ -18,14 +18,16 @@ from pathlib import Path
 from command_line import Sizes, count, folder
 from growth import plot, tell_exponent
 
-from helpers import artefacts
+from helpers.records import files, manifests
 
 
 def make(path, rows, seed=0):
     """Write a CSV file of `rows` rows to `path`."""
     generator = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
-    vocabulary = ["".join(generator.choices(letters, k=generator.randint(2, 9))) for _ in range(20_000)]
+    vocabulary = [
+        "".join(generator.choices(letters, k=generator.randint(2, 9))) for _ in range(20_000)
+    ]
     zipf = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -43,28 +45,49 @@ def measure(rows, folder):
     """Run 01_data on a file of `rows` rows; returns the figures (dict)."""
     data, run_dir = Path(folder) / f"{rows}.csv", Path(folder) / f"run{rows}"
     make(data, rows)
-    command = [sys.executable, "-m", "helpers.run", "--run-dir", run_dir, "--until", "01", "-p", "data_path", data]
+    command = [
+        sys.executable,
+        "-m",
+        "course",
+        "run",
+        "--run-dir",
+        run_dir,
+        "--until",
+        "01",
+        "-p",
+        "data_path",
+        data,
+    ]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
-    manifest = artefacts.read_manifest(run_dir, "01_data")
+    manifest = manifests.read_manifest(run_dir, "01_data")
     return {
-        "rows": rows, "seconds": manifest["seconds"], "ms_per_row": round(1e3 * manifest["seconds"] / rows, 3),
+        "rows": rows,
+        "seconds": manifest["seconds"],
+        "ms_per_row": round(1e3 * manifest["seconds"] / rows, 3),
         "peak_memory_mb": manifest["peak_memory_mb"],
     }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=count, nargs="+", action=Sizes, default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--out", type=folder, help="also write data_scale.json and data_scale.png to this folder")
+    parser.add_argument(
+        "--rows", type=count, nargs="+", action=Sizes, default=[10_000, 100_000, 1_000_000]
+    )
+    parser.add_argument(
+        "--out", type=folder, help="also write data_scale.json and data_scale.png to this folder"
+    )
     options = parser.parse_args()
     found = []
     print(f"{'rows':>9}{'seconds':>10}{'ms/row':>9}{'peak MB':>9}", flush=True)
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as work:
             found.append(measure(rows, work))
-        print("{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]), flush=True)
+        print(
+            "{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]),
+            flush=True,
+        )
         if options.out:  # after each: the next may be stopped
-            artefacts.write_json(options.out / "data_scale.json", found)
+            files.write_json(options.out / "data_scale.json", found)
     tell_exponent(found, "rows")
     if options.out:
         plot({"01: more rows": (found, "rows")}, options.out / "data_scale.png")

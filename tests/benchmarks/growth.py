@@ -18,9 +18,10 @@ from pathlib import Path
 
 from command_line import Sizes, count, folder
 
-from helpers import artefacts, run
+from course import run
+from helpers.records import files, folders
 
-INBOX = artefacts.REPOSITORY / "data" / "inbox.csv"
+INBOX = folders.REPOSITORY / "data" / "inbox.csv"
 ROWS_FOR_LENGTHS = 96
 
 
@@ -30,7 +31,8 @@ def write(path, rows, together=1):
 
     inbox = pd.read_csv(INBOX)
     texts = [
-        " ".join(inbox["question"][(i + 61 * j) % len(inbox)] for j in range(together)) for i in range(rows)
+        " ".join(inbox["question"][(i + 61 * j) % len(inbox)] for j in range(together))
+        for i in range(rows)
     ]
     pd.DataFrame({"question": texts, "answer": inbox["answer"][:rows]}).to_csv(path, index=False)
 
@@ -49,14 +51,40 @@ def train(folder, rows, together, max_length):
     """Train one epoch on `rows` rows; returns the figures (dict)."""
     data, run_dir = Path(folder) / "data.csv", Path(folder) / "run"
     write(data, rows, together)
-    python("-m", "helpers.run", "--run-dir", run_dir, "--until", "03", "-p", "data_path", data, "-p", "near_duplicate", 1,
-           "-p", "max_length", max_length, "-p", "epochs", 1,
-           "-p", "eval_fraction", 0.99, "-p", "save_fraction", 0.99)  # once, at the end
-    summary = artefacts.read_json(run_dir / "01_data" / "summary.json")
-    metrics = artefacts.read_json(run_dir / "03_train" / "metrics.json")
+    python(
+        "-m",
+        "course",
+        "run",
+        "--run-dir",
+        run_dir,
+        "--until",
+        "03",
+        "-p",
+        "data_path",
+        data,
+        "-p",
+        "near_duplicate",
+        1,
+        "-p",
+        "max_length",
+        max_length,
+        "-p",
+        "epochs",
+        1,
+        "-p",
+        "eval_fraction",
+        0.99,
+        "-p",
+        "save_fraction",
+        0.99,
+    )  # once, at the end
+    summary = files.read_json(run_dir / "01_data" / "summary.json")
+    metrics = files.read_json(run_dir / "03_train" / "metrics.json")
     return {
-        "rows": summary["rows"]["train"], "tokens": round(metrics["tokens_per_second"] * metrics["seconds"]),
-        "seconds": metrics["seconds"], "peak_memory_mb": metrics["peak_memory_mb"],
+        "rows": summary["rows"]["train"],
+        "tokens": round(metrics["tokens_per_second"] * metrics["seconds"]),
+        "seconds": metrics["seconds"],
+        "peak_memory_mb": metrics["peak_memory_mb"],
     }
 
 
@@ -65,11 +93,13 @@ def answers(rows):
     import pandas as pd
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from helpers import asking, hardware, memory, models
+    from helpers.evaluate import asking
+    from helpers.model import hardware, loading
+    from helpers.records import resources, weights
 
-    models.quiet()
+    loading.quiet()
 
-    base = models.find(models.DEFAULT_MODEL)
+    base = loading.find(weights.DEFAULT_MODEL)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=hardware.pick_precision()[0])
     tokenizer = AutoTokenizer.from_pretrained(base)
     asked = [[{"role": "user", "content": text}] for text in pd.read_csv(INBOX)["question"][:rows]]
@@ -77,7 +107,9 @@ def answers(rows):
     began = time.monotonic()
     asking.answer(model, tokenizer, asked, 4, 16)
     seconds = round(time.monotonic() - began, 2)
-    print(json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": round(memory.peak_mb())}))
+    print(
+        json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": round(resources.peak_mb())})
+    )
 
 
 def tell_exponent(found, size):
@@ -97,11 +129,21 @@ def show(title, found, size):
 def plot(results, path):
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(results), figsize=(4.5 * len(results), 4), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(results), figsize=(4.5 * len(results), 4), layout="constrained", squeeze=False
+    )
     for axes, (title, (found, size)) in zip(panels[0], results.items(), strict=True):
-        sizes, seconds, peaks = ([row[name] for row in found] for name in (size, "seconds", "peak_memory_mb"))
+        sizes, seconds, peaks = (
+            [row[name] for row in found] for name in (size, "seconds", "peak_memory_mb")
+        )
         axes.plot(sizes, seconds, "o-")
-        axes.set(title=title, xlabel=size, ylabel="seconds", xlim=(0, 1.08 * max(sizes)), ylim=(0, 1.08 * max(seconds)))
+        axes.set(
+            title=title,
+            xlabel=size,
+            ylabel="seconds",
+            xlim=(0, 1.08 * max(sizes)),
+            ylim=(0, 1.08 * max(seconds)),
+        )
         memory = axes.twinx()
         memory.plot(sizes, peaks, "s--", color="#d9822b")
         memory.set(ylabel="peak memory (MB), dashed", ylim=(0, 1.08 * max(peaks)))
@@ -111,9 +153,17 @@ def plot(results, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=count, nargs="+", action=Sizes, default=[120, 240, 480, 900])
-    parser.add_argument("--lengths", type=count, nargs="+", action=Sizes, default=[1, 2, 4, 8],
-                        help="documents in one question")
-    parser.add_argument("--out", type=folder, help="also write growth.json and growth.png to this folder")
+    parser.add_argument(
+        "--lengths",
+        type=count,
+        nargs="+",
+        action=Sizes,
+        default=[1, 2, 4, 8],
+        help="documents in one question",
+    )
+    parser.add_argument(
+        "--out", type=folder, help="also write growth.json and growth.png to this folder"
+    )
     parser.add_argument("--answers", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answers:
@@ -126,7 +176,11 @@ def main():
     results = {}
     for title, sizes, size in (
         ("03: more rows", [(rows, 1) for rows in options.rows], "rows"),
-        ("03: longer rows", [(ROWS_FOR_LENGTHS, together) for together in options.lengths], "tokens"),
+        (
+            "03: longer rows",
+            [(ROWS_FOR_LENGTHS, together) for together in options.lengths],
+            "tokens",
+        ),
     ):
         found = []
         for rows, together in sizes:
@@ -140,7 +194,9 @@ def main():
     results["answers to more rows"] = found, "rows"
     show("answers to more rows", found, "rows")
     if options.out:
-        artefacts.write_json(options.out / "growth.json", {title: found for title, (found, _) in results.items()})
+        files.write_json(
+            options.out / "growth.json", {title: found for title, (found, _) in results.items()}
+        )
         plot(results, options.out / "growth.png")
 
 

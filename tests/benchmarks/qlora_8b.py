@@ -34,21 +34,38 @@ from transformers import (
 from transformers.quantizers import AutoHfQuantizer
 from trl import SFTConfig, SFTTrainer
 
-from helpers import artefacts, memory, models
+from helpers.model import loading
+from helpers.records import files, resources
 
 LLAMA3_8B = {
-    "vocab_size": 128_264, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False, "max_position_embeddings": 8192,
+    "vocab_size": 128_264,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 8192,
     "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
 }
 TINY = {
-    "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
 }
 ROWS = 8  # rows per update, in every line: the article's 2 x 4
 
 ARTICLE = {
-    "precision": "float16", "double_quant": False, "dropout": 0.05, "optim": "paged_adamw_8bit",
-    "sampling": "random", "batch_size": 2, "liger": False, "checkpointing": True,
+    "precision": "float16",
+    "double_quant": False,
+    "dropout": 0.05,
+    "optim": "paged_adamw_8bit",
+    "sampling": "random",
+    "batch_size": 2,
+    "liger": False,
+    "checkpointing": True,
 }
 CHANGES = [  # (what the table calls it, what changes)
     ("the article's settings", {}),
@@ -75,6 +92,7 @@ def lines(liger):
 
 def random_weight(device):
     """A function (name, shape) -> bfloat16 tensor on `device`: ones for norms, else normal with deviation 0.02."""
+
     def make(name, shape):
         weight = torch.empty(shape, dtype=torch.bfloat16, device=device)
         return weight.fill_(1) if name.endswith("norm.weight") else weight.normal_(std=0.02)
@@ -97,11 +115,15 @@ def quantized_model(config, quantization_config, device, weight):
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
         if isinstance(module, bnb.nn.Linear4bit):
-            value = bnb.nn.Params4bit(weight(name, empty.shape), requires_grad=False, **empty.__dict__).to(device)
+            value = bnb.nn.Params4bit(
+                weight(name, empty.shape), requires_grad=False, **empty.__dict__
+            ).to(device)
         else:
             value = torch.nn.Parameter(weight(name, empty.shape).to(device), requires_grad=False)
         setattr(module, leaf, value)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # no parameters, but buffers
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(
+        device
+    )  # no parameters, but buffers
     return quantizer.postprocess_model(model)
 
 
@@ -112,7 +134,9 @@ def rows(count, vocabulary, longest, seed=0):
         length = min(longest, max(24, int(generator.lognormvariate(5.3, 0.7))))
         answer = generator.randint(2, min(64, length // 2))
         tokens = [generator.randrange(2, vocabulary) for _ in range(length)]
-        made.append({"input_ids": tokens, "completion_mask": [0] * (length - answer) + [1] * answer})
+        made.append(
+            {"input_ids": tokens, "completion_mask": [0] * (length - answer) + [1] * answer}
+        )
     return Dataset.from_list(made)
 
 
@@ -163,32 +187,59 @@ def measure(settings, shape, data, device, warm_up, folder):
     gpu = device == "cuda"
     set_seed(0)
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=settings["double_quant"],
     )
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     model = quantized_model(LlamaConfig(**shape), quantization, device, random_weight(device))
-    models.keep_trainable_after_evaluation(model)
+    loading.keep_trainable_after_evaluation(model)
     model.config.use_cache = False
-    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings["checkpointing"])
-    lora = LoraConfig(r=32, lora_alpha=16, lora_dropout=settings["dropout"], target_modules="all-linear", task_type="CAUSAL_LM")
+    model = prepare_model_for_kbit_training(
+        model, use_gradient_checkpointing=settings["checkpointing"]
+    )
+    lora = LoraConfig(
+        r=32,
+        lora_alpha=16,
+        lora_dropout=settings["dropout"],
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     model = get_peft_model(model, lora)
     marks = {"<|pad|>": 0, "<|end|>": 1}
     config = SFTConfig(
-        output_dir=folder, num_train_epochs=1, learning_rate=1e-4, completion_only_loss=True, max_length=None,
-        per_device_train_batch_size=settings["batch_size"], gradient_accumulation_steps=ROWS // settings["batch_size"],
-        optim=settings["optim"] if gpu else "adamw_torch", train_sampling_strategy=settings["sampling"],
-        use_liger_kernel=settings["liger"], gradient_checkpointing=settings["checkpointing"],
-        bf16=gpu and settings["precision"] == "bfloat16", fp16=gpu and settings["precision"] == "float16", use_cpu=not gpu,
-        include_num_input_tokens_seen="non_padding", save_strategy="no", report_to="none", disable_tqdm=True,
+        output_dir=folder,
+        num_train_epochs=1,
+        learning_rate=1e-4,
+        completion_only_loss=True,
+        max_length=None,
+        per_device_train_batch_size=settings["batch_size"],
+        gradient_accumulation_steps=ROWS // settings["batch_size"],
+        optim=settings["optim"] if gpu else "adamw_torch",
+        train_sampling_strategy=settings["sampling"],
+        use_liger_kernel=settings["liger"],
+        gradient_checkpointing=settings["checkpointing"],
+        bf16=gpu and settings["precision"] == "bfloat16",
+        fp16=gpu and settings["precision"] == "float16",
+        use_cpu=not gpu,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
         logging_steps=1000,
     )
     clock = Clock(device)
     trainer = SFTTrainer(
-        model=model, args=config, train_dataset=data, callbacks=[clock],
+        model=model,
+        args=config,
+        train_dataset=data,
+        callbacks=[clock],
         processing_class=PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(WordLevel(marks, unk_token="<|pad|>")), pad_token="<|pad|>", eos_token="<|end|>"
+            tokenizer_object=Tokenizer(WordLevel(marks, unk_token="<|pad|>")),
+            pad_token="<|pad|>",
+            eos_token="<|end|>",
         ),
     )
     trainer.remove_callback(PrinterCallback)
@@ -199,18 +250,21 @@ def measure(settings, shape, data, device, warm_up, folder):
     (start, before), (end, after) = clock.ticks[warm_up - 1], clock.ticks[-1]
     return {
         "tokens_per_second": (after - before) / (end - start),
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else memory.peak_mb() / 1e3,
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else resources.peak_mb() / 1e3,
         "flops_per_token": flops(model, data),
     }
 
 
 def table(found, rate):
     """The measurements [(name, dict)] as a Markdown table; rate: measured operations a second."""
-    head = "| settings | tokens/s | peak memory, GB | share of the matrix rate |\n|---|---:|---:|---:|"
+    head = (
+        "| settings | tokens/s | peak memory, GB | share of the matrix rate |\n|---|---:|---:|---:|"
+    )
     body = [
         f"| {name} | {row['tokens_per_second']:,.0f} | {row['peak_gb']:.1f} | "
         f"{row['tokens_per_second'] * row['flops_per_token'] / rate:.1%} |"
-        if row else f"| {name} | out of memory | | |"
+        if row
+        else f"| {name} | out of memory | | |"
         for name, row in found
     ]
     return "\n".join([head, *body])
@@ -218,17 +272,24 @@ def table(found, rate):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30, help="updates for each line, the first 3 not timed")
+    parser.add_argument(
+        "--steps", type=int, default=30, help="updates for each line, the first 3 not timed"
+    )
     parser.add_argument("--out", type=file, help="also write the figures to this JSON file")
-    parser.add_argument("--tiny", action="store_true", help="a very small model, to try the script out")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a very small model, to try the script out"
+    )
     options = parser.parse_args(arguments)
     if options.steps < 5:
         parser.error("--steps: at least 5, of which the first 3 are not timed")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.tiny:
-        print("No GPU here: the 8B model needs one with 24 GB or more; --tiny tries the script out.", file=sys.stderr)
+        print(
+            "No GPU here: the 8B model needs one with 24 GB or more; --tiny tries the script out.",
+            file=sys.stderr,
+        )
         return 2
-    models.quiet()
+    loading.quiet()
     shape = TINY if options.tiny else LLAMA3_8B
     data = rows(ROWS * options.steps, shape["vocab_size"], longest=64 if options.tiny else 2048)
     rate = matrix_rate(device, 512 if options.tiny else 8192)
@@ -243,11 +304,18 @@ def main(arguments=None):
         torch.cuda.empty_cache()
         print(name, found[-1][1], flush=True)
     where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    print(f"\n{where}, {rate / 1e12:.2f} TFLOP/s in a bfloat16 matrix product, {memory.peak_mb() / 1e3:.1f} GB of host memory\n")
+    print(
+        f"\n{where}, {rate / 1e12:.2f} TFLOP/s in a bfloat16 matrix product, {resources.peak_mb() / 1e3:.1f} GB of host memory\n"
+    )
     print(table(found, rate))
     if options.out:
-        figures = {"device": where, "matrix_rate": rate, "host_peak_gb": memory.peak_mb() / 1e3, "lines": dict(found)}
-        artefacts.write_json(options.out, figures)
+        figures = {
+            "device": where,
+            "matrix_rate": rate,
+            "host_peak_gb": resources.peak_mb() / 1e3,
+            "lines": dict(found),
+        }
+        files.write_json(options.out, figures)
     return 0
 
 

@@ -1,0 +1,1 @@
+"""The command line: everything that works on the notebooks from outside."""

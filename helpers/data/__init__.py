@@ -1,0 +1,1 @@
+"""01: reading files, rows and their report, splits, chats and masks."""

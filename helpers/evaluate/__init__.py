@@ -1,0 +1,1 @@
+"""05: asking a model, scores with intervals, rivals."""

@@ -1,0 +1,1 @@
+"""02: loading, hardware choices, memory."""

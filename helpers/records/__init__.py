@@ -1,0 +1,1 @@
+"""What the five lessons share: run directories, manifests, parameters, locks."""

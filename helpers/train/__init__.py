@@ -1,0 +1,1 @@
+"""03: checkpoints that a cut-off run goes on from."""

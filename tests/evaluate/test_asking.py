@@ -1,0 +1,194 @@
+"""Answers and label scores do not depend on batching, padding or the prefix that is read once."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MistralConfig,
+    MistralForCausalLM,
+    set_seed,
+)
+
+from helpers.data import chats
+from helpers.evaluate import asking
+from helpers.model import loading
+
+
+def test_few_shot_examples_alternate_and_keep_the_system_turn_first():
+    train = pd.DataFrame({"answer": ["a"] * 9 + ["b"] * 3})
+    train["prompt"] = [chats.messages("sys", f"q{i}") for i in range(12)]
+    train["completion"] = [[{"role": "assistant", "content": a}] for a in train["answer"]]
+    examples = asking.pick_examples(train, 4, ["a", "b"], 0)
+    assert sorted(row["answer"] for row in examples) == ["a", "a", "b", "b"]
+    (prompt,) = asking.few_shot_prompts([chats.messages("sys", "new")], examples)
+    assert [turn["role"] for turn in prompt] == ["system", *["user", "assistant"] * 4, "user"]
+
+
+@pytest.fixture(scope="module", params=["packed", "eager", "sliding window"])
+def asked(tiny, request):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
+    if request.param == "sliding window":
+        config = MistralConfig.from_pretrained(tiny, sliding_window=16)  # shorter than the prompts
+        set_seed(0)
+        model = MistralForCausalLM(config).eval()
+    else:
+        attention = "eager" if request.param == "eager" else "sdpa"
+        model = AutoModelForCausalLM.from_pretrained(
+            tiny, dtype=torch.float32, attn_implementation=attention
+        )
+    loading.add_pad_row(model, tokenizer)
+    prompts = [chats.messages("Be brief.", "word " * n + "?") for n in (1, 9, 4, 2, 7)]
+    return model, tokenizer, prompts
+
+
+def test_answers_are_those_of_generate_one_at_a_time(asked):
+    model, tokenizer, prompts = asked
+    found = asking.answer(model, tokenizer, prompts, 6, 2)
+    for prompt, row in zip(prompts, found, strict=True):
+        inputs = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(
+            **inputs,
+            max_new_tokens=6,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        new = out.sequences[0, inputs["input_ids"].shape[1] :]
+        assert row["text"] == tokenizer.decode(new, skip_special_tokens=True).strip()
+        chances = [
+            step[0].log_softmax(-1)[token] for step, token in zip(out.logits, new, strict=True)
+        ]
+        assert row["confidence"] == pytest.approx(float(sum(chances).exp()), rel=1e-3)
+        assert row["stopped"] == (int(new[-1]) == tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("before", [{}, {"TRANSFORMERS_SDPA_FORCE_GQA": "0"}])
+def test_grouped_heads_are_asked_for_while_a_model_is_asked_and_no_longer(
+    asked, monkeypatch, before
+):
+    model, tokenizer, prompts = asked
+    monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA", raising=False)
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    seen, was = [], dict(os.environ)
+    with model.register_forward_pre_hook(
+        lambda *_: seen.append(os.environ["TRANSFORMERS_SDPA_FORCE_GQA"])
+    ):
+        asking.answer(model, tokenizer, prompts, 2, 2)
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            asking.answer(model, tokenizer, prompts, 0, 2)
+    assert set(seen) == {before.get("TRANSFORMERS_SDPA_FORCE_GQA", "1")} and dict(os.environ) == was
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_label_scores_are_those_of_the_whole_chat(asked, batch_size):
+    model, tokenizer, prompts = asked
+    labels = ["yes", "no", "something longer"]
+    plain = asking.answer(model, tokenizer, prompts, 6, batch_size)
+    found = asking.answer(model, tokenizer, prompts, 6, batch_size, labels=labels)
+    for prompt, alone, both in zip(prompts, plain, found, strict=True):
+        row = both.pop("likeliest_label")
+        assert (both["text"], both["stopped"]) == (alone["text"], alone["stopped"])
+        sums = []
+        for text in labels:
+            ids, mask = chats.trained_tokens(
+                tokenizer, prompt, [{"role": "assistant", "content": text}]
+            )
+            with torch.no_grad():
+                chances = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            sums.append(
+                sum(
+                    float(chances[i - 1, token])
+                    for i, (token, m) in enumerate(zip(ids, mask, strict=True))
+                    if m
+                )
+            )
+        assert row["text"] == labels[int(np.argmax(sums))]
+        assert row["confidence"] == pytest.approx(
+            float(torch.tensor(sums).softmax(0).max()), rel=1e-3
+        )
+
+
+def test_one_prompt_and_equal_prompts_work(asked):
+    model, tokenizer, prompts = asked
+    assert (
+        len({row["text"] for row in asking.answer(model, tokenizer, [prompts[0]] * 3, 3, 2)}) == 1
+    )
+    assert len(asking.answer(model, tokenizer, prompts[:1], 3, 1, labels=["a", "b"])) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_padding_is_never_read_and_the_beginning_once(asked, batch_size):
+    model, tokenizer, prompts = asked
+    encoded = [
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        for prompt in prompts
+    ]
+    common = len(os.path.commonprefix(encoded))
+    read = []
+    with model.model.layers[0].mlp.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].shape[:2].numel())
+    ):
+        batches = sum(1 for _ in asking.read(model, tokenizer, prompts, batch_size, "read"))
+    assert read[0] == common > 5
+    assert sum(read) == common + sum(len(ids) - common - 1 for ids in encoded)
+    packed = model.config._attn_implementation == "sdpa" and not model.config.to_dict().get(
+        "sliding_window"
+    )
+    assert batches == (
+        -(-len(prompts) // batch_size) if packed else len(prompts)
+    )  # all of unlike length
+
+
+def test_an_interrupted_reading_leaves_the_model_as_it_was(asked):
+    model, tokenizer, prompts = asked
+    before = model.config._attn_implementation
+    plain = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)]
+    passes = []
+
+    def interrupt(*_):
+        passes.append(1)
+        if len(passes) == 2:  # after the beginning, the first batch
+            raise KeyboardInterrupt
+
+    with (
+        model.model.layers[1].mlp.register_forward_pre_hook(interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        asking.answer(model, tokenizer, prompts, 6, 5)
+    assert model.config._attn_implementation == before
+    assert [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)] == plain
+
+
+@pytest.mark.parametrize("tokens, batch_size", [(64, 5), (2, 2), (1, 1)])
+def test_logits_are_those_of_the_whole_chat_and_come_between_answers(asked, tokens, batch_size):
+    model, tokenizer, prompts = asked
+    completions = [
+        [{"role": "assistant", "content": text}]
+        for text in ("yes", "no, or so", "a " * 70, "never", "yes")
+    ]
+    alone = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 1)]
+    for batch in asking.read(model, tokenizer, prompts, batch_size, "read"):
+        parts = list(batch.logits(completions, tokens))
+        assert max(map(len, parts)) <= 500
+        for _ in range(2):
+            assert [row["text"] for row in batch.answer(6)] == [
+                alone[i] for i in batch.indices
+            ]  # reading on changed nothing
+        again = torch.cat([*batch.logits(completions, tokens)])
+        wanted = []
+        for i in batch.indices:
+            ids, mask = chats.trained_tokens(tokenizer, prompts[i], completions[i])
+            start = mask.index(True)
+            with torch.no_grad():
+                wanted.append(model(torch.tensor([ids])).logits[0, start - 1 : -1][:tokens])
+        torch.testing.assert_close(torch.cat(parts), torch.cat(wanted), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(again, torch.cat(wanted), rtol=1e-4, atol=1e-4)

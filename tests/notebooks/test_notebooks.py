@@ -1,0 +1,278 @@
+"""The committed notebooks: their form, and that their stored outputs are what the code gives."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from course import exercises, refresh
+from helpers.records import folders, parameters
+
+FOLDER = folders.REPOSITORY / "notebooks"
+
+
+def load(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", 4)
+
+
+def problems(notebook):
+    """What is wrong with a committed notebook (NotebookNode), as a list of sentences."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = []
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("cells were not run in order")
+    if sum(bool(cell.outputs) for cell in code) < len(code) / 3:
+        found.append("outputs are missing")
+    for cell in code:
+        prints = re.search(r"\bprint\(", cell.source) and "setup" not in cell.metadata.get(
+            "tags", []
+        )
+        if prints and not cell.outputs:
+            found.append(f"this cell prints but has no output: {cell.source[:50]}")
+        found += ["an error output" for out in cell.outputs if out.output_type == "error"]
+    text = nbformat.writes(notebook)
+    found += [f"{key} metadata" for key in ("papermill", "widgets") if key in notebook.metadata]
+    if re.search(r"/(root|home|tmp|Users)/\w|[A-Z]:\\\\Users", text):
+        found.append("an absolute path")
+    return found
+
+
+@pytest.mark.parametrize("name", parameters.NOTEBOOKS)
+def test_form(name):
+    notebook = load(name)
+    assert problems(notebook) == []
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds.count("markdown") > kinds.count("code")
+    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+    assert tags.count("parameters") == tags.count("setup") == 1
+    declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
+    assert set(declared) == set(parameters.RULES[name])
+    assert all(about["help"] for about in declared.values())
+    parameters.check(
+        name, {key: ast.literal_eval(about["default"]) for key, about in declared.items()}
+    )
+
+
+@pytest.mark.parametrize("name", parameters.NOTEBOOKS)
+def test_set_up_and_badge_follow_pyproject(name):
+    notebook, wanted = load(name), load(name)
+    refresh.in_line(wanted, name, *refresh.repository())
+    assert notebook == wanted
+    setup = [cell.source for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
+    assert setup == [
+        cell.source for cell in load("01_data").cells if "setup" in cell.metadata.get("tags", [])
+    ]
+
+
+@pytest.mark.parametrize("name", parameters.NOTEBOOKS)
+def test_form_of_exercises(name):
+    solution = nbformat.read(exercises.FOLDER / f"{name}_solution.ipynb", 4)
+    assert problems(solution) == []
+    lines = solution.cells[0].source.splitlines()
+    assert (
+        f"(../{name}.ipynb)" in solution.cells[0].source
+        and f"/notebooks/exercises/{name}_solution.ipynb)" in lines[1]
+    )
+    setup = [cell.source for cell in solution.cells if "setup" in cell.metadata.get("tags", [])]
+    lesson = next(
+        cell.source for cell in load(name).cells if "setup" in cell.metadata.get("tags", [])
+    )
+    assert setup == [lesson.replace('"/notebooks")', '"/notebooks/exercises")')]
+    tasks = [cell.source for cell in solution.cells if re.match(r"## Exercise \d", cell.source)]
+    minutes = [
+        int(re.search(r"\((\d+) minutes\)", task.splitlines()[0]).group(1)) for task in tasks
+    ]
+    assert 3 <= len(tasks) <= 5 and all(5 <= each <= 15 for each in minutes)
+    assert f"about {sum(minutes)} minutes" in solution.cells[0].source
+    assert sum(cell.source.startswith("checks.") for cell in solution.cells) == len(tasks)
+
+
+def test_form_of_the_failure_lab():
+    lab = nbformat.read(exercises.FOLDER / "failure_lab_solution.ipynb", 4)
+    assert problems(lab) == []
+    assert [
+        int(number) for cell in lab.cells for number in re.findall(r"^## (\d+) ", cell.source)
+    ] == list(range(1, 11))
+    assert sum("checks." in cell.source for cell in lab.cells) >= 10
+
+
+def test_spoiled_notebooks_are_found():
+    cleared = load("01_data")
+    for cell in cleared.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    assert "outputs are missing" in problems(cleared)
+    with_path = load("01_data")
+    with_path.cells[0].source += "/home/someone/file"
+    assert "an absolute path" in problems(with_path)
+
+
+def nbval(paths, run_dir, *options, **more):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-cell-timeout=3000",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        *options,
+    ]
+    environment = os.environ | {"COURSE_RUN_DIR": str(run_dir), "HF_HUB_OFFLINE": "1"} | more
+    return subprocess.run(
+        [*command, *map(str, paths)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=FOLDER,
+    )
+
+
+def test_nbval_finds_an_edited_output(tmp_path):
+    """A copy of 01 with one stored output edited must fail, and only there."""
+    edited = load("01_data")
+    target = [
+        cell for cell in edited.cells if "examples are" in cell.source or "checked" in cell.source
+    ][-1]
+    target.outputs[0].text = target.outputs[0].text.replace("checked", "looked at")
+    shutil.copytree(folders.REPOSITORY / "data", tmp_path / "data")
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(FOLDER / "conftest.py", tmp_path / "notebooks")
+    nbformat.write(edited, tmp_path / "notebooks" / "01_data.ipynb")
+    done = nbval([tmp_path / "notebooks" / "01_data.ipynb"], tmp_path / "run")
+    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """nbval over the five notebooks: the finished process, and the run directory (Path) that they filled."""
+    run_dir = tmp_path_factory.mktemp("course")
+    return nbval([FOLDER / f"{name}.ipynb" for name in parameters.NOTEBOOKS], run_dir), run_dir
+
+
+@pytest.mark.course
+def test_stored_outputs_are_what_the_code_gives(course):
+    done, _ = course
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
+
+
+@pytest.mark.course
+def test_solutions_outputs_are_what_the_code_gives(course):
+    done = nbval(
+        exercises.solutions(), course[1], "-n", "2", "--dist", "loadfile", OMP_NUM_THREADS="1"
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
+
+
+def test_colab_set_up_cell(tmp_path):
+    """With a stand-in google.colab and the URL of a local clone, the cell clones, keeps torch, and runs twice."""
+    url, ref = refresh.repository()
+    origin = tmp_path / "origin"
+    tracked = (
+        subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=folders.REPOSITORY,
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .split("\0")
+    )
+    for name in filter(None, tracked):
+        (origin / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folders.REPOSITORY / name, origin / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-C", str(origin)]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"], ["tag", ref]):
+        subprocess.run([*git, *command], check=True)
+    fake = tmp_path / "fake" / "google" / "colab"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").touch()
+    setup = next(c.source for c in load("01_data").cells if "setup" in c.metadata.get("tags", []))
+    script = setup.replace(url, str(origin))
+    script = f"{script}\n{script}\nimport os, helpers.params as p; print(os.path.basename(os.getcwd()), p.__file__)"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(fake.parent.parent),
+        "COURSE_HOME": str(tmp_path / "course"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("notebooks ") and str(tmp_path / "course") in done.stdout
+
+
+def test_parameter_files_spell_out_what_the_notebooks_declare():
+    spelled = yaml.safe_load((FOLDER / "params" / "cpu.yaml").read_text(encoding="utf-8"))
+    defaults = {}
+    for name in parameters.NOTEBOOKS:
+        declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
+        defaults |= {
+            key: ast.literal_eval(about["default"])
+            for key, about in declared.items()
+            if key != "run_dir"
+        }
+    assert spelled == defaults
+    for path in (FOLDER / "params").glob("*.yaml"):
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in parameters.NOTEBOOKS:
+            parameters.check(name, {**defaults, "run_dir": "", **given})
+        assert set(given) <= set(defaults), path.name
+
+
+@pytest.mark.parametrize("first, kept", [("01", False), ("03", False), ("04", True)])
+def test_a_refresh_trains_from_the_start(tmp_path, monkeypatch, first, kept):
+    checkpoints = tmp_path / "03_train" / "checkpoints"
+    (checkpoints / "checkpoint-8").mkdir(parents=True)
+    for name, value in (("COURSE_RUN_DIR", str(tmp_path)), ("HF_HUB_OFFLINE", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["refresh", "--from", first])
+    seen = []
+
+    def executed(path, output):
+        seen.append(checkpoints.exists())
+        raise SystemExit("stopped before anything is written")
+
+    monkeypatch.setattr(refresh, "executed", executed)
+    with pytest.raises(SystemExit, match="stopped"):
+        refresh.main()
+    assert seen == [kept]
+
+
+def test_what_is_edited_during_a_run_is_not_lost(tmp_path):
+    path = tmp_path / "01_data.ipynb"
+    ran, edited = load("01_data"), load("01_data")
+    last = [cell for cell in ran.cells if cell.cell_type == "code" and cell.outputs][-1]
+    last.outputs, place = [nbformat.v4.new_output("stream", text="new\n")], ran.cells.index(last)
+    edited.cells[1].source = "## Better prose"
+    edited.cells[0].source = edited.cells[0].source.replace(
+        "colab.research.google.com/github/", "colab.research.google.com/github/old/"
+    )
+    refresh.write(edited, path)
+    found = refresh.updated(path, ran, "01_data")
+    wanted = load("01_data")
+    wanted.cells[1].source, wanted.cells[place].outputs = "## Better prose", last.outputs
+    assert found == wanted
+    edited.cells[place].source += "\nprint('more')"
+    refresh.write(edited, path)
+    with pytest.raises(
+        SystemExit, match="01_data.ipynb was edited while it ran: nothing was written"
+    ):
+        refresh.updated(path, ran, "01_data")
+    assert [file.name for file in tmp_path.iterdir()] == ["01_data.ipynb"]
