@@ -270,9 +270,8 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
     counted = _shapes(config.to_json_string())
 
     def needed(r, way):
-        return sum(
-            memory.training(config, lora_r=r, counted=counted, **setting, **ways[way]).values()
-        )
+        setup = memory.Setup(lora_r=r, checkpointing=True, **ways[way])
+        return sum(memory.training(config, setup, counted=counted, **setting).values())
 
     def highest(way, room):
         return max((r for r in ranks if needed(r, way) <= room), default=0)
