@@ -1,51 +1,61 @@
 """Which code the results of a notebook come from, and one hash over what it computes."""
 
 import ast
-import hashlib
+import re
 
 from helpers.records import files, folders
 
 # No result depends on these: figures, the machine check, and a server that hands back what it got.
 NO_RESULTS = ("helpers.plots", "helpers.machine", "helpers.publish.practice_hub")
+# Nor on these cells: parameters, for example, are recorded by their values.
+NO_RESULT_TAGS = {"setup", "parameters"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_hash(notebook):
-    """SHA-256 (str) over the code of `notebook` and of all helpers that it imports, directly or not.
+    """SHA-256 (str) over the code of `notebook` and of all helpers that it imports, at any depth.
 
-    Comments, docstrings and layout do not count, nor do the set-up cell and the parameters cell,
-    whose values are recorded by themselves.
+    Comments, docstrings and layout do not count, nor do the cells and modules that no result
+    depends on (`NO_RESULT_TAGS`, `NO_RESULTS`).
     """
-    parts, seen = [], set()
-    queue = [_cells(notebook)]
-    while queue:
-        source = queue.pop()
-        parts.append(_computing(source))
-        for module in sorted(imported(source) - seen):
+    waiting = _cells(notebook)
+    computing, seen = [], set(NO_RESULTS)
+    while waiting:
+        source = waiting.pop()
+        computing.append(_without_comments(source))
+        for module in imported(source) - seen:
             seen.add(module)
-            if module not in NO_RESULTS:
-                queue.append(_path(module).read_text(encoding="utf-8"))
-    return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
+            waiting.append(_path(module).read_text(encoding="utf-8"))
+    return files.text_hash(*sorted(computing))
 
 
 def imported(source):
-    """Names (set of str) of the modules of `helpers` that a piece of Python imports, wherever it does."""
-    found = set()
+    """Names (set of str) of the modules of `helpers` that a piece of Python (str) imports.
+
+    Imports inside functions count. A module's packages are among them, for they run first.
+    """
+    names = set()
     for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        found |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
     return {name for name in found if name.split(".")[0] == "helpers" and _path(name).is_file()}
 
 
 def _cells(notebook):
-    """The code (str) of a lesson's cells, set-up and parameters left out."""
+    """The sources (list of str) of a lesson's code cells that results depend on."""
     cells = files.read_json(folders.NOTEBOOKS / f"{notebook}.ipynb")["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    computing = [
-        c for c in code if not {"setup", "parameters"} & set(c["metadata"].get("tags", []))
-    ]
-    return "\n".join("".join(cell["source"]) for cell in computing)
+    sources = []
+    for cell in cells:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and NO_RESULT_TAGS.isdisjoint(tags):
+            sources.append("".join(cell["source"]))
+    return sources
 
 
 def _path(module):
@@ -55,21 +65,26 @@ def _path(module):
 
 
 def _parsed(source):
-    """The syntax tree of a piece of Python; of what is none (a cell with IPython's magics), an empty one."""
-    try:
-        return ast.parse(source)
-    except SyntaxError:
-        return ast.Module(body=[], type_ignores=[])
+    """The syntax tree of a piece of Python; of what is none, an empty one.
+
+    Lines that only IPython understands (%magic, !command) are passed over, so that a cell's imports
+    are found beside them.
+    """
+    for text in (source, re.sub(r"(?m)^([ \t]*)[%!].*$", r"\1pass", source)):
+        try:
+            return ast.parse(text)
+        except SyntaxError:
+            continue
+    return ast.Module(body=[], type_ignores=[])
 
 
-def _computing(source):
+def _without_comments(source):
     """`source` as text without comments, docstrings and layout; as it is when it is no Python."""
-    tree = _parsed(source)
-    if not tree.body:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
         return source
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-        if documented and ast.get_docstring(node) is not None:
-            node.body = body[1:]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
     return ast.dump(tree)

@@ -12,9 +12,10 @@ from helpers.records import files
 
 
 def damaged(path):
-    """True when a JSON file, a notebook, a safetensors file or one of torch.save (Path) is cut off or unreadable.
+    """True when a file (Path) is cut off or unreadable, as far as its kind lets one see it.
 
-    Others never are, nor is what is not there.
+    Kinds: JSON, notebooks, safetensors, and what torch.save writes. Other files count as whole, and
+    so does what is not there.
     """
     try:
         if path.suffix in (".json", ".ipynb"):

@@ -1,4 +1,4 @@
-"""Files: hashes, writing that is never seen half done, and what is cut off or damaged."""
+"""Files: which there are in a folder, their hashes, and writing that is never seen half done."""
 
 import hashlib
 import json
@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def hidden(path, folder):
-    """True when the name of `path`, or of a folder between it and `folder` (Paths), begins with a dot."""
+    """True when the name of `path`, or of a folder between it and `folder`, begins with a dot.
+
+    Both are Paths, `path` one inside `folder`.
+    """
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
@@ -32,12 +35,16 @@ def sha256(path):
 
 
 def text_hash(*texts):
-    """SHA-256 over several texts (64 hexadecimal digits); where one ends matters."""
+    """SHA-256 (64 hexadecimal digits) over several texts or JSON values; where one ends matters."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def write_text(path, text):
-    """Write `text` (str) in UTF-8 so that a reader sees the old file or the whole new one, never half of it."""
+    """Write `text` (str) to the file `path` in UTF-8.
+
+    Whoever reads meanwhile sees the old file or the whole new one, never half of it. A write that
+    fails (OSError) leaves the old file.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -56,5 +63,5 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The value in a JSON file."""
+    """The value in a JSON file. Raises ValueError when it is no JSON."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 
 
 class ArtefactError(RuntimeError):
-    """What a notebook needs is missing, damaged or from another run; the message says what to do."""
+    """What a notebook needs is missing, damaged or of another run; the message says what to do."""
 
 
 def meant(path):
@@ -36,16 +36,16 @@ def run_directory(run_dir=""):
 
 
 def processes():
-    """Number of processes (int) that run this notebook together: what torch's launcher says, or 1."""
+    """Number of processes (int) that run this notebook: what torch's launcher says, or 1."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def hold(folder, wait=0.0):
     """Take `folder` (existing Path) for this process alone; returns the lock to release() later.
 
-    The operating system drops the lock when the process ends, however it ends. wait: seconds to try,
-    for example for a kernel that is still dying with its runner. Raises ArtefactError, which names
-    the process that holds the folder.
+    The operating system drops the lock when the process ends, however it ends. wait: seconds to
+    try, for example for a kernel that is still dying with its runner. Raises ArtefactError, which
+    names the process that holds the folder.
     """
     lock = filelock.FileLock(folder / ".lock", is_singleton=True)
     owner = folder / ".lock.pid"
@@ -62,7 +62,7 @@ def hold(folder, wait=0.0):
 
 
 def leave_to_its_runner(run_dir):
-    """Raise ArtefactError when a runner holds `run_dir` (Path) that did not start this process."""
+    """Raise ArtefactError when a runner that did not start this process holds `run_dir` (Path)."""
     owner = run_dir / ".lock.pid"
     above = {str(process.pid) for process in psutil.Process().parents()}
     if not owner.is_file() or owner.read_text(encoding="utf-8") not in above:

@@ -1,6 +1,5 @@
 """Manifests: what each notebook wrote, from what, and whether that is still whole."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -26,39 +25,59 @@ MEASURED = re.compile(r"(seconds|runtime|_per_second|memory_mb)$")
 def read_manifest(run_dir, notebook):
     """Return the manifest that `notebook` left in `run_dir`, as a dict.
 
-    Raises ArtefactError when it is missing or unreadable, naming the notebook to run.
+    Raises ArtefactError, which says what to run, when it is missing, damaged or of an older version
+    of the course.
     """
+    path = Path(run_dir) / notebook / "manifest.json"
     try:
-        return files.read_json(Path(run_dir) / notebook / "manifest.json")
+        manifest = files.read_json(path)
     except FileNotFoundError:
         raise ArtefactError(
             f"{notebook} has not been run in this run directory: run {notebook} first."
         ) from None
     except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ArtefactError(f"{notebook}/manifest.json is damaged: run {notebook} again.")
+    if "results" not in manifest:
         raise ArtefactError(
-            f"The manifest of {notebook} is damaged: run {notebook} again."
-        ) from None
+            f"{notebook} was run by an older version of the course: run {notebook} again."
+        )
+    return manifest
 
 
 def result_hash(folder, left_out=()):
     """SHA-256 (str) over what counts as a result in a notebook's folder (Path).
 
-    Plots do not count, nor do the fields of JSON files that say how long something took or how much
-    memory: so the same work done again has the same hash. left_out: sub-folders that are no results.
+    Pictures do not count, nor do the fields of JSON files that say how long something took or how
+    much memory: so the same work done again has the same hash. left_out: sub-folders that are no
+    results.
     """
     hashes = []
     for name, path in files.contents(folder, left_out).items():
         if path.suffix == ".json":
-            hashes.append((name, files.text_hash(json.dumps(_unmeasured(files.read_json(path))))))
+            hashes.append((name, _json_hash(path)))
         elif path.suffix != ".png":
             hashes.append((name, files.sha256(path)))
     return files.text_hash(*hashes)
 
 
+def _json_hash(path):
+    """SHA-256 (str) over a JSON file without the fields that are MEASURED."""
+    try:
+        return files.text_hash(json.dumps(_unmeasured(files.read_json(path))))
+    except ValueError:  # no JSON after all
+        return files.sha256(path)
+
+
 def _unmeasured(value):
-    """A JSON value without the fields that are MEASURED."""
+    """A JSON value without the fields that are MEASURED, at any depth."""
     if isinstance(value, dict):
-        return {k: _unmeasured(v) for k, v in sorted(value.items()) if not MEASURED.search(k)}
+        return {
+            name: _unmeasured(inner)
+            for name, inner in sorted(value.items())
+            if not MEASURED.search(name)
+        }
     return [_unmeasured(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -71,110 +90,119 @@ def versions():
 def input_hashes(notebook, run_dir, parameters):
     """{name: hash or text} of everything `notebook` starts from, its parameters aside.
 
-    That is earlier results, data, a model's folder, the code that computes, the libraries.
+    That is earlier results, data, a model's folder, the code that computes, the libraries. Raises
+    ArtefactError when an earlier notebook has not been run.
     """
-    needed = {name: read_manifest(run_dir, name)["results"] for name in NEEDS[notebook]}
-    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-    hashes = {**needed, "code": code_hash(notebook), "libraries": libraries}
+    inputs = {name: read_manifest(run_dir, name)["results"] for name in NEEDS[notebook]}
+    inputs["code"] = code_hash(notebook)
+    inputs["libraries"] = ", ".join(f"{name} {version}" for name, version in versions().items())
     if notebook == "01_data":
-        hashes["data"] = _data_hash(folders.meant(parameters["data_path"]))
+        inputs["data"] = _data_hash(folders.meant(parameters["data_path"]))
         if folders.meant(parameters["model_id"]).is_dir():
-            hashes["model"] = weights.identity(parameters["model_id"])
-    return hashes
+            inputs["model"] = weights.identity(parameters["model_id"])
+    return inputs
 
 
 def _data_hash(path):
-    """SHA-256 over the file or the folder of files at `path`; a word when there is none to be read."""
-    listed = list(files.contents(path).values()) if path.is_dir() else [path]
+    """SHA-256 over the file or the folder of files at `path`; a word when none can be read."""
+    if path.is_dir():
+        found = list(files.contents(path).values())
+    else:
+        found = [path] if path.is_file() else []
     try:
-        digests = [files.sha256(file) for file in listed if file.is_file()]
+        hashes = [files.sha256(file) for file in found]
     except PermissionError:
         return "unreadable"  # said by the cell that reads it
-    return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else "missing"
+    return files.text_hash(*hashes) if hashes else "missing"
 
 
 def verify(run_dir):
-    """Compare a run directory with its manifests; returns a sentence for all that is not as it was written.
+    """Compare a run directory with its manifests.
 
-    Raises ArtefactError when there is no manifest at all.
+    Returns a sentence (list of str) for each thing that is not as it was written. Raises
+    ArtefactError when there is no manifest at all.
     """
     run_dir = Path(run_dir).expanduser().resolve()
-    finished = [name for name in NEEDS if (run_dir / name / "manifest.json").exists()]
-    if not finished:
+    if not any((run_dir / notebook / "manifest.json").exists() for notebook in NEEDS):
         raise ArtefactError(f"{run_dir} holds no finished notebook.")
-    found = []
+    found, readable = [], {}
     for notebook in NEEDS:
-        if notebook in finished:
-            found += _altered(run_dir, notebook, finished)
-        elif (run_dir / notebook).exists():
+        folder = run_dir / notebook
+        if (folder / "manifest.json").exists():
+            try:
+                readable[notebook] = read_manifest(run_dir, notebook)
+            except ArtefactError as error:
+                found.append(str(error))
+        elif folder.exists():
             found.append(f"{notebook} has not been finished: it has no manifest.")
+    for notebook, manifest in readable.items():
+        found += _altered(run_dir / notebook, manifest)
+        for earlier in NEEDS[notebook]:
+            if earlier in readable and not made_from(manifest, earlier, readable[earlier]):
+                found.append(
+                    f"{notebook} was made from another {earlier} than the one that is here."
+                )
     return found
 
 
-def _altered(run_dir, notebook, finished):
-    """Sentences (list of str) about what is no longer as the manifest of `notebook` says."""
-    try:
-        manifest = read_manifest(run_dir, notebook)
-        recorded, inputs, left_out = (manifest[key] for key in ("files", "inputs", "left_out"))
-    except (ArtefactError, KeyError, TypeError):
-        return [
-            f"{notebook}/manifest.json is damaged or of an older version: run {notebook} again."
-        ]
-    now = files.contents(run_dir / notebook, left_out)
-    found = [f"{notebook}/{name} is missing." for name in recorded if name not in now]
+def _altered(folder, manifest):
+    """Sentences (list of str) about files in a notebook's folder that its manifest has not so."""
+    recorded = manifest["files"]
+    now = files.contents(folder, manifest["left_out"])
+    found = [f"{folder.name}/{name} is missing." for name in recorded if name not in now]
     for name in recorded:
         if name in now and files.sha256(now[name]) != recorded[name]:
-            found.append(f"{notebook}/{name} was altered.")
-    found += [f"{notebook}/{name} was added." for name in now if name not in recorded]
-    for earlier in (name for name in NEEDS[notebook] if name in finished):
-        try:
-            same = inputs[earlier] == read_manifest(run_dir, earlier)["results"]
-        except (ArtefactError, KeyError, TypeError):
-            continue  # said of that notebook itself
-        if not same:
-            found.append(f"{notebook} was made from another {earlier} than the one that is here.")
+            found.append(f"{folder.name}/{name} was altered.")
+    found += [f"{folder.name}/{name} was added." for name in now if name not in recorded]
     return found
+
+
+def made_from(manifest, earlier, there):
+    """True when work with this manifest started from the results of which `there` is the manifest.
+
+    earlier: name of the notebook that made them.
+    """
+    return manifest["inputs"].get(earlier) == there["results"]
 
 
 def follows(notebook, run_dir):
-    """True when `notebook` is finished in `run_dir`, and was made from the earlier results that are there now."""
+    """True when `notebook` is finished and was made from the earlier results that are there now."""
     try:
-        inputs = read_manifest(run_dir, notebook)["inputs"]
+        manifest = read_manifest(run_dir, notebook)
         return all(
-            inputs[earlier] == read_manifest(run_dir, earlier)["results"]
+            made_from(manifest, earlier, read_manifest(run_dir, earlier))
             for earlier in NEEDS[notebook]
         )
-    except (ArtefactError, KeyError, TypeError):
+    except ArtefactError:
         return False
 
 
 def damaged_files(run_dir, notebook):
-    """Names of the files of `notebook` that are missing or no longer have the hash of its manifest."""
+    """Names (list of str) of files of `notebook` that are missing or not as its manifest says."""
     recorded = read_manifest(run_dir, notebook)["files"]
     folder = Path(run_dir) / notebook
-    return [
-        name
-        for name, digest in recorded.items()
-        if not (folder / name).is_file() or files.sha256(folder / name) != digest
-    ]
+    found = []
+    for name, digest in recorded.items():
+        if not (folder / name).is_file() or files.sha256(folder / name) != digest:
+            found.append(name)
+    return found
 
 
 def is_current(notebook, run_dir, parameters, processes=1, code=True):
-    """True when `notebook` finished in `run_dir` with these parameters and inputs and its files are intact.
+    """True when `notebook` would come out in `run_dir` as it is there, so need not run again.
 
-    processes: how many it is to run on; more of them make larger updates, so the result is another.
-    code: False lets the code and the libraries be others.
+    It finished with these parameters and inputs, and its files are whole. processes: how many it is
+    to run on; more of them make larger updates, so the result is another. code: False lets the code
+    and the libraries be others.
     """
+    wanted = {name: value for name, value in parameters.items() if name != "run_dir"}
+    ignored = {} if code else dict.fromkeys(("code", "libraries"))
     try:
         manifest = read_manifest(run_dir, notebook)
-        wanted = {name: value for name, value in parameters.items() if name != "run_dir"}
-        ignored = {} if code else dict.fromkeys(("code", "libraries"))
-        return (
-            manifest["parameters"] == wanted
-            and manifest["processes"] == processes
-            and manifest["inputs"] | ignored
-            == input_hashes(notebook, run_dir, parameters) | ignored
-            and not damaged_files(run_dir, notebook)
-        )
-    except (ArtefactError, KeyError):
+        if manifest["parameters"] != wanted or manifest["processes"] != processes:
+            return False
+        inputs = input_hashes(notebook, run_dir, parameters)
+        same_inputs = manifest["inputs"] | ignored == inputs | ignored
+        return same_inputs and not damaged_files(run_dir, notebook)
+    except ArtefactError:
         return False

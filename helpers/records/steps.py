@@ -36,9 +36,8 @@ class Step:
         self.folder = self.run_dir / notebook
         try:
             self.folder.mkdir(exist_ok=True)
-            if (
-                os.environ.get("RANK", "0") == "0"
-            ):  # of several processes the first holds it for all
+            # Of several processes the first holds the folder for all of them.
+            if os.environ.get("RANK", "0") == "0":
                 folders.leave_to_its_runner(self.run_dir)
                 self._lock = folders.hold(self.folder, wait=15)
         except OSError as error:
@@ -46,10 +45,8 @@ class Step:
         self._start = time.monotonic()
 
     def _check(self, needed):
-        """Raise ArtefactError unless the results of the notebook `needed` fit this one and are whole."""
+        """Raise ArtefactError unless the results of the notebook `needed` are whole and fit."""
         manifest = manifests.read_manifest(self.run_dir, needed)
-        if "results" not in manifest:
-            raise ArtefactError(f"{needed} was run by an older version: run {needed} again.")
         if manifest["seed"] != self.parameters["seed"]:
             raise ArtefactError(
                 f"{needed} ran with seed {manifest['seed']}, this notebook has seed "
@@ -60,15 +57,15 @@ class Step:
                 f"{needed}/{name} is missing or was changed since {needed} wrote it: "
                 f"run {needed} again."
             )
-        model_id = manifest["parameters"].get("model_id", "")
-        if model_id and folders.meant(model_id).is_dir():
-            if manifest["model"] != weights.identity(model_id):
-                raise ArtefactError(
-                    f"The model in {model_id} has changed since {needed}: run {needed} again."
-                )
+        model_id = manifest["parameters"].get("model_id")
+        in_folder = model_id is not None and folders.meant(model_id).is_dir()
+        if in_folder and manifest["model"] != weights.identity(model_id):
+            raise ArtefactError(
+                f"The model in {model_id} has changed since {needed}: run {needed} again."
+            )
         for earlier in manifests.NEEDS[needed]:
             there = manifests.read_manifest(self.run_dir, earlier)
-            if manifest["inputs"][earlier] != there["results"]:
+            if not manifests.made_from(manifest, earlier, there):
                 raise ArtefactError(f"{earlier} was run again after {needed}: run {needed} again.")
 
     def check_space(self, size):
@@ -85,9 +82,10 @@ class Step:
         return manifests.read_manifest(self.run_dir, notebook)["parameters"]
 
     def finish(self, leave_out=()):
-        """Hash the files of the step, write its manifest last and atomically; returns {file name: bytes}.
+        """Write the step's manifest, with the hashes of its files, last and atomically.
 
-        leave_out: names of sub-folders that are not results, e.g. checkpoints.
+        leave_out: names of sub-folders that are no results, e.g. checkpoints. Returns
+        {file name: bytes}.
         """
         written = files.contents(self.folder, leave_out)
         manifest = {
