@@ -13,7 +13,7 @@ class NotYet(AssertionError):
 
 
 def expect(condition, hint):
-    """Raise NotYet with `hint` (str) if `condition` is false; a hint must not give the answer away."""
+    """Raise NotYet with `hint` (str), which must not give the answer away, unless `condition`."""
     if not condition:
         raise NotYet(hint)
 
@@ -31,7 +31,7 @@ def given(**answers):
 
 
 def number(name, answer):
-    """`answer`, called `name` in the notebook, as a float. Raises NotYet if it is not one number."""
+    """`answer`, called `name` in the notebook, as a float. Raises NotYet for no single number."""
     try:
         expect(
             not isinstance(answer, (bool, str)) and math.isfinite(answer),

@@ -1,16 +1,26 @@
-"""Checks of the exercises, one function each. A check computes the truth itself and raises NotYet with a hint."""
+"""Checks of the exercises, one function each.
+
+A check computes the truth itself and raises NotYet with a hint where an answer is missing or wrong.
+"""
 
 import functools
 import json
 import math
 from pathlib import Path
 
+import bitsandbytes.functional as F
 import numpy as np
+import torch
+from peft import LoraConfig
+from safetensors import safe_open
+from transformers import LlamaConfig
 
 from helpers import checking
 from helpers.checking import expect, given, number
+from helpers.data import chats, splits
 from helpers.evaluate import scoring
-from helpers.records import files, folders, manifests
+from helpers.model import loading, memory
+from helpers.records import files, manifests
 
 
 def _near(value, truth, tolerance):
@@ -19,6 +29,7 @@ def _near(value, truth, tolerance):
 
 
 def _yes_or_no(name, answer):
+    """`answer` as a bool. Raises NotYet when it is neither True nor False."""
     expect(isinstance(answer, (bool, np.bool_)), f"{name} should be True or False.")
     return bool(answer)
 
@@ -31,17 +42,32 @@ def _table(name, answer, keys):
     return {key: number(f"{name}[{key!r}]", answer[key]) for key in keys}
 
 
+def _share(name, answer):
+    """`answer` as a float. Raises NotYet when it is no share between 0 and 1."""
+    share = number(name, answer)
+    expect(0 <= share <= 1, f"{name} should be a share between 0 and 1.")
+    return share
+
+
+def _to_nf4_and_back(weight, **options):
+    """`weight` (tensor) as it is read back from NF4; options: of `quantize_4bit`."""
+    return F.dequantize_4bit(*F.quantize_4bit(weight, quant_type="nf4", **options))
+
+
 # 01 · Data
+
+
+def _trained(ids, mask):
+    """Those of the tokens `ids` (list of int) that `mask` (list of bool) says are trained on."""
+    return [token for token, trained in zip(ids, mask, strict=True) if trained]
 
 
 def trained_on(tokenizer, talk, answer, trained_text, first_answer_trained):
     """The text whose tokens count in the loss (str), and whether an earlier answer's do (bool)."""
-    from helpers.data import chats
-
     given(trained_text=trained_text, first_answer_trained=first_answer_trained)
     expect(isinstance(trained_text, str), "trained_text should be a text, in quotes.")
     ids, mask = chats.trained_tokens(tokenizer, talk, answer)
-    truth = tokenizer.decode([token for token, trained in zip(ids, mask, strict=True) if trained])
+    truth = tokenizer.decode(_trained(ids, mask))
     last = answer[0]["content"]
     expect(last in trained_text, "the last answer is what the model should learn to say.")
     others = trained_text.replace(last, "", 1)
@@ -57,7 +83,7 @@ def trained_on(tokenizer, talk, answer, trained_text, first_answer_trained):
     )
     expect(
         trained_text == truth,
-        "nearly: what does the template put behind the mark that ends a turn, before the next turn?",
+        "nearly: what does the template put behind the mark that ends a turn, before the next one?",
     )
     expect(
         not _yes_or_no("first_answer_trained", first_answer_trained),
@@ -67,18 +93,13 @@ def trained_on(tokenizer, talk, answer, trained_text, first_answer_trained):
 
 
 def cut_rows(tokenizer, rows, limit, train_on_nothing, cannot_stop, needed):
-    """Ids of rows without a trained token, of rows without a trained end of turn, and the limit that cuts none (int)."""
-    from helpers.data import chats
+    """Ids of rows that `limit` robs of all trained tokens or of the end, and a limit that does not.
 
+    tokenizer, rows, limit: as in the exercise; train_on_nothing, cannot_stop: lists of ids; needed:
+    the smallest limit (int) that cuts no row.
+    """
     given(train_on_nothing=train_on_nothing, cannot_stop=cannot_stop, needed=needed)
-    end, nothing, endless, lengths = chats.end_of_turn(tokenizer), set(), set(), {}
-    for name, prompt, completion in zip(
-        rows["id"], rows["prompt"], rows["completion"], strict=True
-    ):
-        ids, mask = chats.trained_tokens(tokenizer, prompt, completion)
-        trained = [token for token, one in zip(ids[:limit], mask[:limit], strict=True) if one]
-        lengths[name] = len(ids)
-        (nothing if not trained else endless if end not in trained else set()).add(name)
+    lengths, nothing, endless = _cut(tokenizer, rows, limit)
     expect(
         not isinstance(train_on_nothing, str) and not isinstance(cannot_stop, str),
         "both should be lists of ids.",
@@ -105,28 +126,38 @@ def cut_rows(tokenizer, rows, limit, train_on_nothing, cannot_stop, needed):
     expect(number("needed", needed) >= longest, "with this limit a row would still lose something.")
     expect(needed == longest, "a smaller limit does as well.")
     print(
-        f"Right: of {len(longer)} rows over the limit {len(nothing)} train on nothing, {len(endless)} on an answer without an end."
+        f"Right: of {len(longer)} rows over the limit {len(nothing)} train on nothing, "
+        f"{len(endless)} on an answer without an end."
     )
+
+
+def _cut(tokenizer, rows, limit):
+    """({id: tokens of the row}, ids without a trained token, ids without an end) at `limit`."""
+    end = chats.end_of_turn(tokenizer)
+    lengths, nothing, endless = {}, set(), set()
+    for _, row in rows.iterrows():
+        ids, mask = chats.trained_tokens(tokenizer, row["prompt"], row["completion"])
+        lengths[row["id"]] = len(ids)
+        trained = _trained(ids[:limit], mask[:limit])
+        if not trained:
+            nothing.add(row["id"])
+        elif end not in trained:
+            endless.add(row["id"])
+    return lengths, nothing, endless
 
 
 def leak(train, validation, copies, rival, honest, leaky, recognised):
-    """Shares (0–1) of right answers of `rival` on rows of validation and on reworded copies, and of copies recognised."""
-    from helpers.data import splits
+    """Shares (0–1): right answers on validation and on reworded copies, copies recognised.
 
-    texts = copies["question"].tolist()
-    given(**{"the result of reword": texts}, honest=honest, leaky=leaky, recognised=recognised)
-    expect(
-        all(isinstance(text, str) and text.strip() for text in texts),
-        "reword should return a text.",
+    train, validation, copies: DataFrames with `question` and `answer`; rival: has `predict`.
+    """
+    given(
+        **{"the result of reword": copies["question"].tolist()},
+        honest=honest,
+        leaky=leaky,
+        recognised=recognised,
     )
-    same = copies["question"] == train["question"].loc[copies.index]
-    expect(not same.any(), "reword leaves some questions as they are: let it change every one.")
-    known = train["question"].tolist()
-    share = float((splits.Similarity(known).largest(texts, known)[0] >= 0.7).mean())
-    expect(
-        share >= 0.8,
-        f"reword changes too much: only {share:.0%} of the copies are still recognised, 80 % are wanted.",
-    )
+    share = _recognised(train, copies)
     truth = {
         name: float((rival.predict(rows["question"]) == rows["answer"]).mean())
         for name, rows in (("train", train), ("validation", validation), ("copies", copies))
@@ -155,13 +186,31 @@ def leak(train, validation, copies, rival, honest, leaky, recognised):
         "question of train; then the share of those that reach 0.7.",
     )
     print(
-        f"Right: {truth['copies']:.0%} on copies, {truth['validation']:.0%} on rows it has never seen; "
-        f"{share:.0%} of the copies would have been caught."
+        f"Right: {truth['copies']:.0%} on copies, {truth['validation']:.0%} on rows it has never "
+        f"seen; {share:.0%} of the copies would have been caught."
     )
 
 
+def _recognised(train, copies):
+    """Share of `copies` that are 0.7 like a question of `train`. Raises NotYet if too few are."""
+    texts, known = copies["question"].tolist(), train["question"].tolist()
+    expect(
+        all(isinstance(text, str) and text.strip() for text in texts),
+        "reword should return a text.",
+    )
+    same = copies["question"] == train["question"].loc[copies.index]
+    expect(not same.any(), "reword leaves some questions as they are: let it change every one.")
+    share = float((splits.Similarity(known).largest(texts, known)[0] >= 0.7).mean())
+    expect(
+        share >= 0.8,
+        f"reword changes too much: only {share:.0%} of the copies are still recognised, 80 % are "
+        "wanted.",
+    )
+    return share
+
+
 def padding(lengths, padding, guess, as_they_come, by_length):
-    """A function (lengths, size) → share of padding among all tokens computed, and what it says for two orders."""
+    """A function (lengths, size) → share of padding in all tokens, and its value for two orders."""
     found = padding([1, 3], 2)
     given(
         **{"the result of padding": found},
@@ -169,7 +218,7 @@ def padding(lengths, padding, guess, as_they_come, by_length):
         as_they_come=as_they_come,
         by_length=by_length,
     )
-    expect(0 <= number("guess", guess) <= 1, "guess should be a share between 0 and 1.")
+    _share("guess", guess)
     found = number("padding([1, 3], 2)", found)
     expect(
         not _near(found, 1 / 2, 1e-6), "of all tokens that are computed, padding counts among them."
@@ -183,12 +232,7 @@ def padding(lengths, padding, guess, as_they_come, by_length):
     expect(not _near(found, 1 / 3, 1e-6), "a batch is only as long as its own longest row.")
     expect(not _near(found, 1 / 2, 1e-6), "the last batch may have fewer rows than the others.")
     expect(abs(found) < 1e-9, "rows of 2, 2 and 4 tokens, two at a time, need no padding.")
-    truth = [
-        1
-        - sum(order)
-        / sum(max(order[i : i + 8]) * len(order[i : i + 8]) for i in range(0, len(order), 8))
-        for order in (lengths, sorted(lengths))
-    ]
+    truth = [_padding(lengths), _padding(sorted(lengths))]
     said = [number("as_they_come", as_they_come), number("by_length", by_length)]
     expect(said != truth[::-1] or truth[0] == truth[1], "the two orders are mixed up.")
     expect(
@@ -200,8 +244,15 @@ def padding(lengths, padding, guess, as_they_come, by_length):
         "by_length: padding() of the sorted lengths, 8 rows at a time.",
     )
     print(
-        f"Right: {truth[0]:.0%} padding in the order of the file, {truth[1]:.1%} by length. Your guess was {float(guess):.0%}."
+        f"Right: {truth[0]:.0%} padding in the order of the file, {truth[1]:.1%} by length. Your "
+        f"guess was {float(guess):.0%}."
     )
+
+
+def _padding(lengths):
+    """Share of padding among all tokens of batches of 8 rows, taken in this order."""
+    batches = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
+    return 1 - sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
 
 
 # 02 · Quantize and LoRA
@@ -209,22 +260,17 @@ def padding(lengths, padding, guess, as_they_come, by_length):
 
 @functools.cache
 def _shapes(config):
-    """`memory.shapes` of a config of Llama's architecture, given as JSON (str); it takes seconds for a large one."""
-    from transformers import LlamaConfig
-
-    from helpers.model import memory
-
+    """`memory.shapes` of a config given as JSON (str); for a large model that takes seconds."""
     return memory.shapes(LlamaConfig.from_dict(json.loads(config)))
 
 
 def parameters(small, large, small_qv, large_qv, large_mlp):
-    """Trained parameters (int) of rank 8: q_proj and v_proj of the configs `small`, `large`; the three MLP layers of `large`."""
-    from helpers.model import memory
-
+    """Trained parameters (int) at rank 8: of two layers of attention, twice, and of the MLP."""
     answers = {"small_qv": small_qv, "large_qv": large_qv, "large_mlp": large_mlp}
     given(**answers)
-    for (name, answer), config in zip(answers.items(), (small, large, large), strict=True):
-        targets = ("gate_proj", "up_proj", "down_proj") if "mlp" in name else ("q_proj", "v_proj")
+    attention, mlp = ("q_proj", "v_proj"), ("gate_proj", "up_proj", "down_proj")
+    asked = ((small, attention), (large, attention), (large, mlp))
+    for (name, answer), (config, targets) in zip(answers.items(), asked, strict=True):
         linear, _ = _shapes(config.to_json_string())
         said, truth = number(name, answer), memory.adapter_parameters(linear, 8, targets)
         layers = config.num_hidden_layers
@@ -233,18 +279,14 @@ def parameters(small, large, small_qv, large_qv, large_mlp):
         expect(said != truth / layers, f"{name}: that is one block; the model has more of them.")
         expect(said != truth / 8, f"{name}: that is rank 1.")
         expect(
-            "mlp" in name or said != square or truth == square,
-            f"{name}: v_proj is not square here. With grouped queries there are fewer heads for keys and values.",
+            targets == mlp or said != square or truth == square,
+            f"{name}: v_proj is not square here. With grouped queries there are fewer heads for "
+            "keys and values.",
         )
-        expect(
-            said != sum(map(math.prod, adapted)),
-            f"{name}: those are the frozen weights themselves.",
-        )
-        expect(
-            said
-            not in (sum(8 * shape[0] for shape in adapted), sum(8 * shape[1] for shape in adapted)),
-            f"{name}: that is one of the two matrices of each adapter.",
-        )
+        frozen = sum(rows * columns for rows, columns in adapted)
+        expect(said != frozen, f"{name}: those are the frozen weights themselves.")
+        halves = [sum(8 * shape[side] for shape in adapted) for side in (0, 1)]
+        expect(said not in halves, f"{name}: that is one of the two matrices of each adapter.")
         expect(
             said == truth,
             f"{name}: every adapted layer adds r · (inputs + outputs). What are they here?",
@@ -253,9 +295,10 @@ def parameters(small, large, small_qv, large_qv, large_mlp):
 
 
 def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8, highest_8bit_adam):
-    """The highest of `ranks` that fits `gigabytes`, a tenth left free, for two bases and for an 8-bit optimizer."""
-    from helpers.model import memory
+    """The highest of `ranks` that fits `gigabytes`, a tenth left free, in three ways.
 
+    config: a transformers config; setting: dict, the rest of what `memory.training` takes.
+    """
     ways = {
         "highest_nf4": {},
         "highest_int8": {"quantization": "int8"},
@@ -281,7 +324,8 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
     expect(doubling in ("10 %", "50 %", "100 %"), 'doubling should be "10 %", "50 %" or "100 %".')
     expect(
         doubling == truth,
-        "doubling: which parts of the prediction grow with the rank, and how large are they beside the rest?",
+        "doubling: which parts of the prediction grow with the rank, and how large are they beside "
+        "the rest?",
     )
     for name, answer in answers.items():
         said, right = number(name, answer), highest(name, 0.9e9 * gigabytes)
@@ -298,16 +342,10 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
 
 def block_size(flat, blocks, prediction, errors, bits):
     """NF4's relative error of `flat` (1-D tensor) and its bits per weight, {block size: number}."""
-    import bitsandbytes.functional as F
-
-    from helpers.model import memory
-
     given(prediction=prediction, errors=errors, bits=bits)
     said, cost = _table("errors", errors, blocks), _table("bits", bits, blocks)
     for size in blocks:
-        truth = memory.relative_error(
-            flat, F.dequantize_4bit(*F.quantize_4bit(flat, blocksize=size, quant_type="nf4"))
-        )
+        truth = memory.relative_error(flat, _to_nf4_and_back(flat, blocksize=size))
         expect(not _near(said[size], 100 * truth, 0.02), "errors should be shares, not percent.")
         expect(
             _near(said[size], truth, 0.02),
@@ -328,20 +366,14 @@ def block_size(flat, blocks, prediction, errors, bits):
         prediction in ("stays", "rises", "doubles"),
         'prediction should be "stays", "rises" or "doubles".',
     )
-    print(
-        f"Right. The error {right}: {growth:.2f} times as large. "
-        + (
-            "As you predicted."
-            if prediction == right
-            else f'You predicted "{prediction}": what does the scale of a block depend on?'
-        )
-    )
+    ending = "As you predicted."
+    if prediction != right:
+        ending = f'You predicted "{prediction}": what does the scale of a block depend on?'
+    print(f"Right. The error {right}: {growth:.2f} times as large. {ending}")
 
 
 def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8):
-    """How many weights share a scale with `place`, and how many others are read back changed when it becomes an outlier."""
-    import bitsandbytes.functional as F
-
+    """What an outlier at `place` does: how many share its scale, how many others change with it."""
     given(
         sharing_nf4=sharing_nf4,
         sharing_int8=sharing_int8,
@@ -355,7 +387,6 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
         codes, scales, _ = F.int8_vectorwise_quant(matrix.half())
         return F.int8_vectorwise_dequant(codes, scales)
 
-    nf4 = lambda matrix: F.dequantize_4bit(*F.quantize_4bit(matrix, quant_type="nf4"))
     expect(
         number("sharing_nf4", sharing_nf4) == 64,
         "sharing_nf4: how many weights have one scale in NF4? (02 says it.)",
@@ -368,7 +399,7 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
         sharing_int8 == weight.shape[1], "sharing_int8: in int8 there is one scale for each row."
     )
     for name, answer, way in (
-        ("changed_nf4", changed_nf4, nf4),
+        ("changed_nf4", changed_nf4, _to_nf4_and_back),
         ("changed_int8", changed_int8, int8),
     ):
         said, truth = number(name, answer), int((way(weight) != way(spoiled)).sum()) - 1
@@ -379,10 +410,12 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
         )
         expect(
             said == truth,
-            f"{name}: quantize and write out `weight` and `spoiled` with it, and count where the two differ.",
+            f"{name}: quantize and write out `weight` and `spoiled` with it, and count where the "
+            "two differ.",
         )
     print(
-        f"Right: one outlier spoils up to {64 - 1} neighbours in NF4, up to {weight.shape[1] - 1} in int8."
+        f"Right: one outlier spoils up to {64 - 1} neighbours in NF4, up to {weight.shape[1] - 1} "
+        "in int8."
     )
 
 
@@ -390,7 +423,7 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
 
 
 def updates(rows, plan, rows_per_update, updates_per_epoch, repeated, warmup):
-    """Rows an update sees, updates an epoch, rows that fill the last one up, updates of the warm-up (all int)."""
+    """Rows an update sees, updates an epoch, rows that fill up the last one, warm-up (all int)."""
     given(
         rows_per_update=rows_per_update,
         updates_per_epoch=updates_per_epoch,
@@ -430,7 +463,8 @@ def updates(rows, plan, rows_per_update, updates_per_epoch, repeated, warmup):
     )
     expect(said == int(said) == first, "warmup: a share of all updates, rounded up.")
     print(
-        f"Right: {plan['epochs'] * each} updates of {together} rows, the first {first} of them warm-up."
+        f"Right: {plan['epochs'] * each} updates of {together} rows, the first {first} of them "
+        "warm-up."
     )
 
 
@@ -457,27 +491,30 @@ def rate(history, steps, warmup, peak, rate):
     expect(abs(found[steps]) < 1e-3 * peak, "the cosine ends at 0, after the last update.")
     expect(
         all(_near(found[step - 1], value, 1e-4) for step, value in logged.items()),
-        "the fall: half a cosine wave, whose share 0 is the end of the warm-up and share 1 the end of the run.",
+        "the fall: half a cosine wave, whose share 0 is the end of the warm-up and share 1 the end "
+        "of the run.",
     )
     print(f"Right at all {len(logged)} logged steps.")
 
 
 def curve(history, epochs, best_step, last_epoch, gap):
-    """Step of the lowest validation loss; mean training loss of the last epoch; validation loss at the end less that (nats)."""
+    """Step of the lowest validation loss; mean training loss of the last epoch; the gap of the two.
+
+    history: the Trainer's log; last_epoch, gap: in nats, the gap at the end of the run.
+    """
     given(best_step=best_step, last_epoch=last_epoch, gap=gap)
     watched = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
     losses = [(row["epoch"], row["step"], row["loss"]) for row in history if "loss" in row]
     best, said = min(watched, key=watched.get), number("best_step", best_step)
     expect(
         said in watched,
-        "best_step: a step at which the validation loss was measured, not a position in a list or a training step.",
+        "best_step: a step at which the validation loss was measured, not a position in a list or "
+        "a training step.",
     )
     expect(said == best or said != max(watched), "best_step: the last is not the lowest.")
     expect(said == best, "best_step: there is a lower one.")
-    truth, said = (
-        float(np.mean([loss for epoch, _, loss in losses if epoch > epochs - 1])),
-        number("last_epoch", last_epoch),
-    )
+    truth = float(np.mean([loss for epoch, _, loss in losses if epoch > epochs - 1]))
+    said = number("last_epoch", last_epoch)
     expect(
         not _near(said, float(np.mean([loss for _, _, loss in losses])), 1e-3),
         "last_epoch: of the last epoch alone.",
@@ -494,12 +531,13 @@ def curve(history, epochs, best_step, last_epoch, gap):
     expect(not _near(said, -truth, 0.03), "gap: the other way round.")
     expect(_near(said, truth, 0.05), "gap: the last `eval_loss` less last_epoch.")
     print(
-        f"Right: lowest at step {best} of {max(watched)}; at the end {truth:+.3f} between validation and training."
+        f"Right: lowest at step {best} of {max(watched)}; at the end {truth:+.3f} between "
+        "validation and training."
     )
 
 
 def beaten(default, result):
-    """Two results of try_out: `result` must reach a clearly lower validation loss on no more rows."""
+    """Results of try_out: `result` must reach a clearly lower validation loss on no more rows."""
     given(result=result)
     expect(
         isinstance(result, dict) and {"rows", "loss"} <= set(result),
@@ -531,45 +569,39 @@ def beaten(default, result):
 
 
 def _tensor(folder, name, file="model.safetensors"):
-    from safetensors import safe_open
-
+    """The tensor `name` of a safetensors file in `folder` (Path or str), in float32."""
     with safe_open(Path(folder) / file, "pt") as weights:
         return weights.get_tensor(name).float()
 
 
 def _merge_parts(layer):
-    """(weights by name, scaled update, the merged weight, name of the weights merged into, alpha, r) of a linear layer."""
-    import bitsandbytes.functional as F
-    from peft import LoraConfig
+    """(weights, update, merged, into, config): what a merge of a linear layer was made of.
 
-    from helpers.model import loading
-
-    merged, adapter = (
-        checking.results("04_merge_push") / "merged",
-        checking.results("03_train") / "adapter",
-    )
-    base = loading.find(
-        manifests.read_manifest(folders.run_directory(), "01_data")["parameters"]["model_id"]
-    )
+    weights: {"full precision" or "dequantized": tensor}, of the base; update: tensor, scaled;
+    merged: tensor, as 04 saved it; into: which of `weights` it was merged into; config: LoraConfig.
+    """
+    merged = checking.results("04_merge_push") / "merged"
+    adapter = checking.results("03_train") / "adapter"
+    model_id = manifests.read_manifest(adapter.parent.parent, "01_data")["parameters"]["model_id"]
+    plain = _tensor(loading.find(model_id), f"{layer}.weight")
+    weights = {
+        "full precision": plain,
+        "dequantized": _to_nf4_and_back(plain, compress_statistics=True),
+    }
     config = LoraConfig.from_pretrained(adapter)
-    half = lambda one: _tensor(
-        adapter, f"base_model.model.{layer}.lora_{one}.weight", "adapter_model.safetensors"
+    b, a = (
+        _tensor(
+            adapter, f"base_model.model.{layer}.lora_{half}.weight", "adapter_model.safetensors"
+        )
+        for half in "BA"
     )
-    plain = _tensor(base, f"{layer}.weight")
-    rounded = F.dequantize_4bit(*F.quantize_4bit(plain, quant_type="nf4", compress_statistics=True))
+    update = config.lora_alpha / config.r * b @ a
     into = files.read_json(merged.parent / "merge_check.json")["merged_into"]
-    update = config.lora_alpha / config.r * half("B") @ half("A")
-    return (
-        {"full precision": plain, "dequantized": rounded},
-        update,
-        _tensor(merged, f"{layer}.weight"),
-        into,
-        config,
-    )
+    return weights, update, _tensor(merged, f"{layer}.weight"), into, config
 
 
 def merge(layer, scale, mine):
-    """A merged weight (tensor) made by hand, and the scale of its update, against the file that 04 wrote."""
+    """A weight (tensor) merged by hand, and the scale of its update, against the file of 04."""
     given(scale=scale, mine=mine)
     weights, update, merged, into, config = _merge_parts(layer)
     said = number("scale", scale)
@@ -590,30 +622,29 @@ def merge(layer, scale, mine):
         tuple(mine.shape) == tuple(merged.shape),
         f"mine should have the shape {tuple(merged.shape)}: in which order do B and A multiply?",
     )
-    norm = lambda tensor: float(tensor.float().norm() / update.norm())
-    start, other = (
-        weights[into],
-        weights["full precision" if into == "dequantized" else "dequantized"],
-    )
-    good = norm(mine - merged) < 0.02
-    expect(
-        good or norm(mine - start) > 0.02 and norm(mine - other) > 0.02,
-        "mine is the base: the update is missing.",
-    )
-    expect(good or norm(mine - start + update) > 0.02, "the update is taken off, not added.")
-    expect(
-        good or norm(mine - other - update) > 0.02,
-        "the update is right. Which weights was it added to? merge_check.json says it.",
-    )
-    expect(good or norm(mine - start - update / said) > 0.02, "the update is not scaled.")
-    expect(good, "the result is not what 04 saved: start + scale · B A, with `@` for the product.")
+    start = weights[into]
+    other = weights["full precision" if into == "dequantized" else "dequantized"]
+
+    def is_mine(tensor):
+        return float((mine - tensor).float().norm() / update.norm()) <= 0.02
+
+    if not is_mine(merged):
+        base = is_mine(start) or is_mine(other)
+        expect(not base, "mine is the base: the update is missing.")
+        expect(not is_mine(start - update), "the update is taken off, not added.")
+        expect(
+            not is_mine(other + update),
+            "the update is right. Which weights was it added to? merge_check.json says it.",
+        )
+        expect(not is_mine(start + update / said), "the update is not scaled.")
+        raise checking.NotYet(
+            "the result is not what 04 saved: start + scale · B A, with `@` for the product."
+        )
     print(f"Right: your matrix is the one in model.safetensors, merged into the {into} weights.")
 
 
 def divergence(kl, symmetric):
-    """A function (logits, logits) → KL divergence in nats (1-D tensors), and whether it is symmetric (bool)."""
-    import torch
-
+    """A function: two 1-D tensors of logits → KL divergence (nats), and whether it is symmetric."""
     first, second = torch.tensor([2.0, 0.5, -1.0, 0.0]), torch.tensor([0.0, 1.5, 0.5, -2.0])
     found = kl(first, second)
     given(**{"the result of kl": found}, symmetric=symmetric)
@@ -648,7 +679,11 @@ def divergence(kl, symmetric):
 
 
 def scaling(model, rescale, read, factors, prediction, logits, divergences, changed):
-    """Logits (rows, vocabulary) by factor of the update, their mean KL divergence from factor 1, share of changed words."""
+    """A merged model with its update counted by other factors than 1, {factor: result} each.
+
+    logits: tensors (rows, vocabulary); divergences: their mean KL divergence from factor 1, in
+    nats; changed: share of rows with another likeliest token. model, rescale, read: the exercise's.
+    """
     given(prediction=prediction, logits=logits, divergences=divergences, changed=changed)
     expect(
         isinstance(logits, dict) and {1, *factors} <= set(logits),
@@ -663,56 +698,64 @@ def scaling(model, rescale, read, factors, prediction, logits, divergences, chan
     truth, spread = read(fresh), (logits[1] - logits[middle]).norm()
     expect(
         float((logits[middle] - truth).norm()) < 0.1 * float(spread) + 1e-3,
-        f"logits[{middle}] are not those of a model "
-        "whose update counts so often. `rescale` adds to what is there: from which factor does each step start?",
+        f"logits[{middle}] are not those of a model whose update counts so often. `rescale` adds "
+        "to what is there: from which factor does each step start?",
     )
+    right = _divergences(logits, factors, divergences)
+    _changes(logits, factors, changed)
+    least = min(factors, key=right.get)
+    if prediction == least:
+        print("Right. The least harm is done where you predicted it.")
+    else:
+        print(f"Right. You predicted that {prediction} does the least harm; it was {least}.")
+
+
+def _divergences(logits, factors, divergences):
+    """{factor: mean KL divergence from factor 1}. Raises NotYet when `divergences` differ."""
+    said, right = _table("divergences", divergences, factors), {}
     before = logits[1].float().log_softmax(-1)
-    said, moved = _table("divergences", divergences, factors), _table("changed", changed, factors)
+    for factor in factors:
+        after = logits[factor].float().log_softmax(-1)
+        right[factor] = float((before.exp() * (before - after)).sum(-1).mean())
+        expect(
+            _near(said[factor], right[factor], 1e-2) or abs(said[factor] - right[factor]) < 1e-5,
+            "divergences: for each factor the mean over the rows of kl(logits[1][row], "
+            "logits[factor][row]).",
+        )
+    return right
+
+
+def _changes(logits, factors, changed):
+    """Raises NotYet when `changed` are not the shares of rows with another likeliest token."""
+    said = _table("changed", changed, factors)
     right = {
-        f: float((before.exp() * (before - logits[f].float().log_softmax(-1))).sum(-1).mean())
-        for f in factors
+        factor: float((logits[1].argmax(-1) != logits[factor].argmax(-1)).float().mean())
+        for factor in factors
     }
-    other = {
-        f: float((logits[1].argmax(-1) != logits[f].argmax(-1)).float().mean()) for f in factors
-    }
-    expect(
-        all(_near(said[f], right[f], 1e-2) or abs(said[f] - right[f]) < 1e-5 for f in factors),
-        "divergences: for each factor the mean over the rows of kl(logits[1][row], logits[factor][row]).",
-    )
-    good = all(abs(moved[f] - other[f]) < 1e-6 for f in factors)
-    stays = all(abs(moved[f] + other[f] - 1) < 1e-6 for f in factors)
+    good = all(abs(said[factor] - right[factor]) < 1e-6 for factor in factors)
+    stays = all(abs(said[factor] + right[factor] - 1) < 1e-6 for factor in factors)
     expect(
         good or not stays,
         "changed: that is the share of rows whose likeliest token stays the same.",
     )
     expect(
         good,
-        "changed: for each factor the share of rows whose likeliest token is another than at factor 1.",
-    )
-    least = min(factors, key=right.get)
-    print(
-        "Right. "
-        + (
-            "The least harm is done where you predicted it."
-            if prediction == least
-            else f"You predicted that {prediction} does the least harm; it was {least}."
-        )
+        "changed: for each factor the share of rows whose likeliest token is another than at "
+        "factor 1.",
     )
 
 
 def quantized_again(layer, prediction, left_full, left_dequantized):
-    """Share of the update that is left when the merged weight is quantized again, for both kinds of weights."""
-    import bitsandbytes.functional as F
-
+    """Share of the update that is left when a merged weight is quantized again, for both kinds."""
     given(prediction=prediction, left_full=left_full, left_dequantized=left_dequantized)
     weights, update, *_ = _merge_parts(layer)
 
+    def again(weight):
+        return _to_nf4_and_back(weight, compress_statistics=True)
+
     def left(start):
-        again = [
-            F.dequantize_4bit(*F.quantize_4bit(w, quant_type="nf4", compress_statistics=True))
-            for w in (start + update, start)
-        ]
-        return float(((again[0] - again[1]) * update).sum() / (update * update).sum())
+        remains = again(start + update) - again(start)
+        return float((remains * update).sum() / (update * update).sum())
 
     full, rounded = left(weights["full precision"]), left(weights["dequantized"])
     said = number("left_full", left_full), number("left_dequantized", left_dequantized)
@@ -731,21 +774,19 @@ def quantized_again(layer, prediction, left_full, left_dequantized):
     )
     worse = "full" if full < rounded else "dequantized"
     expect(prediction in ("full", "dequantized"), 'prediction should be "full" or "dequantized".')
-    print(
-        f"Right. Less is left in the {worse} weights"
-        + (
-            ", as you predicted."
-            if prediction == worse
-            else f", not in the {prediction} ones: how far is each number from the next step of the scale?"
+    ending = "as you predicted."
+    if prediction != worse:
+        ending = (
+            f"not in the {prediction} ones: how far is each number from the next step of the scale?"
         )
-    )
+    print(f"Right. Less is left in the {worse} weights, {ending}")
 
 
 # 05 · Evaluate
 
 
 def interval(correct, my_interval):
-    """A function: 0/1 per row → (low, high) of a 95 % bootstrap interval of the mean, shares 0–1."""
+    """A function: 0 or 1 per row → (low, high), the mean's 95 % bootstrap interval, in shares."""
     found = my_interval(correct)
     given(**{"the result of my_interval": found})
     expect(
@@ -765,7 +806,8 @@ def interval(correct, my_interval):
         )
         expect(
             wide < 3 * size,
-            "far too wide: these are the ends of single rows or of too small resamples, not of means.",
+            "far too wide: these are the ends of single rows or of too small resamples, not of "
+            "means.",
         )
         expect(
             wide > 0.5 * size, "far too narrow: a resample has as many rows as there are, no more."
@@ -778,20 +820,12 @@ def interval(correct, my_interval):
 
 
 def mcnemar(first, second, table, p_value):
-    """The paired table (dict of counts) of two systems' right answers, and McNemar's exact two-sided p."""
+    """The paired table (dict of counts) of two systems, and McNemar's exact two-sided p."""
     names = ["both", "only_first", "only_second", "neither"]
     given(table=table, p_value=p_value)
     first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    truth = dict(
-        zip(
-            names,
-            (
-                int(part.sum())
-                for part in (first & second, first & ~second, ~first & second, ~(first | second))
-            ),
-            strict=True,
-        )
-    )
+    parts = (first & second, first & ~second, ~first & second, ~(first | second))
+    truth = {name: int(part.sum()) for name, part in zip(names, parts, strict=True)}
     said = _table("table", table, names)
     swapped = said["only_first"] == truth["only_second"] != truth["only_first"]
     expect(not swapped, "only_first and only_second are mixed up.")
@@ -807,27 +841,26 @@ def mcnemar(first, second, table, p_value):
     won, lost = truth["only_first"], truth["only_second"]
     right = scoring.compare(first, second, 100, 0)["p_value"]
     said = number("p_value", p_value)
-    tail = lambda n, most: sum(math.comb(n, k) for k in range(most + 1)) / 2**n
+    ways = sum(math.comb(len(first), k) for k in range(min(won, lost) + 1))
     expect(
         not _near(said, right / 2, 1e-6) or right == 1,
         "that is one side: the other system could have won as well.",
     )
     expect(
-        not _near(said, min(1.0, 2 * tail(len(first), min(won, lost))), 1e-6),
+        not _near(said, min(1.0, 2 * ways / 2 ** len(first)), 1e-6),
         "the coin is tossed only where the two differ.",
     )
     expect(
         _near(said, right, 1e-6),
-        "a fair coin is tossed where exactly one is right: how likely is so few for the loser, or fewer?",
+        "a fair coin is tossed where exactly one is right: how likely is so few for the loser, or "
+        "fewer?",
     )
-    print(
-        f"Right: {won} rows for the first, {lost} for the second"
-        + (", which a coin rarely does." if right < 0.05 else ".")
-    )
+    rarely = ", which a coin rarely does" if right < 0.05 else ""
+    print(f"Right: {won} rows for the first, {lost} for the second{rarely}.")
 
 
 def shown(comparisons, verdicts):
-    """For each of `comparisons`, {name: (low, high)} of differences: "better", "worse" or "not shown"."""
+    """A verdict (str) for each of `comparisons`, {name: (low, high)} of differences."""
     given(verdicts=verdicts)
     expect(
         isinstance(verdicts, dict) and set(comparisons) <= set(verdicts),
@@ -850,7 +883,7 @@ def shown(comparisons, verdicts):
 
 
 def test_rows(accuracy, here, worst):
-    """Test rows (number) for a 95 % interval of ± 3 points, at this accuracy (0–1) and at the one that needs most."""
+    """Test rows for a 95 % interval of ± 3 points, at this accuracy (0–1) and at the worst."""
     given(here=here, worst=worst)
     for name, answer, p in (("here", here, accuracy), ("worst", worst, 0.5)):
         said, truth = number(name, answer), p * (1 - p) * (1.96 / 0.03) ** 2
@@ -873,7 +906,7 @@ def test_rows(accuracy, here, worst):
 
 
 def best_of_ten(best_of, guess, best):
-    """A function (models, rows, accuracy) → mean score (0–1) of the best of equally good models, and its value for ten."""
+    """A function (models, rows, accuracy) → mean score (0–1) of the best, and its value for ten."""
     found = best_of(10, 100, 0.8)
     given(**{"the result of best_of": found}, guess=guess, best=best)
     generator = np.random.default_rng(5)
@@ -881,7 +914,7 @@ def best_of_ten(best_of, guess, best):
         n: float((generator.binomial(100, 0.8, (4000, n)) / 100).max(axis=1).mean())
         for n in (1, 10)
     }
-    expect(0 <= number("guess", guess) <= 1, "guess should be a share between 0 and 1.")
+    _share("guess", guess)
     said = {n: number("best_of(…)", best_of(n, 100, 0.8)) for n in (1, 10)}
     expect(
         all(0 <= value <= 1 for value in said.values()),
@@ -903,5 +936,5 @@ def best_of_ten(best_of, guess, best):
     expect(abs(number("best", best) - truth[10]) < 0.01, "best should be best_of(10, 100, 0.8).")
     print(
         "Right: the best of ten equally good models looks several points better than it is. "
-        + f"Your guess was {100 * (guess - 0.8):+.0f} points."
+        f"Your guess was {100 * (guess - 0.8):+.0f} points."
     )

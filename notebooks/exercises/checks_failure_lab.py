@@ -1,9 +1,12 @@
-"""Checks of the failure lab: each measures again with what was filled in, and says what is not right yet.
+"""Checks of the failure lab: each measures again with what was filled in.
 
-A check returns what it measured; where the answer is missing or wrong it raises NotYet with a hint (helpers.exercises).
+A check returns what it measured; where the answer is missing or wrong it raises NotYet with a hint
+(helpers.checking).
 """
 
 import math
+
+from transformers import DataCollatorForLanguageModeling
 
 from helpers.checking import expect
 from helpers.data import splits
@@ -24,16 +27,17 @@ CHATS = [  # with and without a system turn, and over several turns
 
 
 def filled(value, name):
-    """Raises NotYet while `value` is still the dots of the exercise; name: what it is called in the notebook."""
+    """Raise NotYet while `value`, called `name` in the notebook, is still the three dots."""
     expect(
         value is not ..., f"{name} is still three dots: fill it in, run its cell, then this one."
     )
 
 
 def targets(names, adapted):
-    """Do the target modules reach every linear layer of the blocks, and nothing else? Returns the layers adapted, by name.
+    """Do the target modules reach every linear layer of the blocks, and nothing else?
 
-    names: list or set of str, or "all-linear"; adapted: function of it that returns ({layer name: count}, parameters).
+    names: list or set of str, or "all-linear"; adapted: function of it that returns ({layer name:
+    count}, parameters). Returns the layers adapted, {layer name: count}.
     """
     filled(names, "targets")
     whole = names == "all-linear"
@@ -46,63 +50,67 @@ def targets(names, adapted):
     unknown = sorted(() if whole else set(names) - set(layers))
     expect(
         not unknown,
-        f"No layer of this model is called {', '.join(unknown)}. Print the model and read its names.",
+        f"No layer of this model is called {', '.join(unknown)}. Print the model and read its "
+        "names.",
     )
     others = sorted(set(layers) - LINEAR)
     expect(
         not others,
-        f"{', '.join(others)}: outside the blocks, and as large as the vocabulary; leave it frozen.",
+        f"{', '.join(others)}: outside the blocks, and as large as the vocabulary; leave it "
+        "frozen.",
     )
     expect(
         set(layers) == LINEAR,
-        f"{len(layers)} kinds of layers get an adapter now, and a block has more linear layers than that. "
-        "Did you count attention and the feed-forward part?",
+        f"{len(layers)} kinds of layers get an adapter now, and a block has more linear layers "
+        "than that. Did you count attention and the feed-forward part?",
     )
     return layers
 
 
 def begins_once(encode, adding, plain):
-    """Does `encode(tokenizer, messages)` give what the chat template means, whatever the tokenizer adds by itself?
+    """Does `encode(tokenizer, messages)` give what the chat template means, with any tokenizer?
 
-    adding, plain: tokenizers that do and do not put a beginning-of-sequence token. Returns the number of chats compared.
+    adding, plain: tokenizers that do and do not put a beginning-of-sequence token by themselves.
+    Returns the number of chats compared.
     """
     filled(encode, "encode")
-    for tokenizer, kind in (
-        (adding, "a tokenizer that adds a beginning"),
-        (plain, "a tokenizer that adds nothing"),
-    ):
-        for messages in CHATS:
-            ids = encode(tokenizer, messages)
-            filled(ids, "What encode returns")
-            expect(not isinstance(ids, str), "encode returns text; a model reads token ids.")
-            expect(
-                isinstance(ids, list) and all(isinstance(token, int) for token in ids),
-                f"encode should return a list of token ids, this is a {type(ids).__name__}. (`return_dict`?)",
-            )
-            wanted = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=False
-            )
-            begin = tokenizer.bos_token_id
-            expect(
-                ids[:2] != [begin, begin], f"With {kind}, there are still two beginnings in a row."
-            )
-            expect(ids[:1] == [begin], f"With {kind}, the beginning is gone altogether.")
-            missing = len(wanted) - len(ids)
-            expect(
-                missing <= 0 or ids != wanted[: len(ids)],
-                f"The last {missing} tokens are missing: whose turn comes next?",
-            )
-            expect(
-                ids == wanted,
-                f"With {kind}, the ids differ from the template's, {len(ids)} against {len(wanted)}.",
-            )
+    for messages in CHATS:
+        _begins_once(encode, adding, "a tokenizer that adds a beginning", messages)
+    for messages in CHATS:
+        _begins_once(encode, plain, "a tokenizer that adds nothing", messages)
     return 2 * len(CHATS)
 
 
-def answer_mark(mark, labels_after, tokenizer, chats):
-    """Does labelling after `mark` (str) leave exactly the answers with their end of turn? Returns the number of chats.
+def _begins_once(encode, tokenizer, kind, messages):
+    """The same for one chat and one tokenizer; kind: what the hints call it (str)."""
+    ids = encode(tokenizer, messages)
+    filled(ids, "What encode returns")
+    expect(not isinstance(ids, str), "encode returns text; a model reads token ids.")
+    expect(
+        isinstance(ids, list) and all(isinstance(token, int) for token in ids),
+        f"encode should return a list of token ids, this is a {type(ids).__name__}. "
+        "(`return_dict`?)",
+    )
+    wanted = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    begin = tokenizer.bos_token_id
+    expect(ids[:2] != [begin, begin], f"With {kind}, there are still two beginnings in a row.")
+    expect(ids[:1] == [begin], f"With {kind}, the beginning is gone altogether.")
+    missing = len(wanted) - len(ids)
+    expect(
+        missing <= 0 or ids != wanted[: len(ids)],
+        f"The last {missing} tokens are missing: whose turn comes next?",
+    )
+    expect(
+        ids == wanted,
+        f"With {kind}, the ids differ from the template's, {len(ids)} against {len(wanted)}.",
+    )
 
-    labels_after: function of (mark, ids) that returns labels; chats: message lists that end with the answer.
+
+def answer_mark(mark, labels_after, tokenizer, chats):
+    """Does labelling after `mark` (str) leave exactly the answers with their end of turn?
+
+    labels_after: function of (mark, ids) that returns labels; chats: message lists that end with
+    the answer. Returns the number of chats.
     """
     filled(mark, "mark")
     expect(isinstance(mark, str) and mark, "mark is a text: what stands before every answer.")
@@ -127,31 +135,28 @@ def answer_mark(mark, labels_after, tokenizer, chats):
 
 
 def kept_apart(training, test, known, threshold=0.7):
-    """Is nothing of `test` left in `training`, not even nearly? Returns the largest similarity of a test question to training.
+    """Is nothing of `test` left in `training`, not even nearly?
 
-    training, test, known: DataFrames with `question`; known: all rows that training rows may come from.
+    training, test, known: DataFrames with `question`; known: all rows that training rows may come
+    from; threshold: similarity (0–1) from which on two questions count as copies. Returns the
+    largest similarity of a test question to training.
     """
     filled(training, "training")
     expect(hasattr(training, "columns"), "training should be a DataFrame, a part of `known`.")
     expect(set(training.index) <= set(known.index), "Some of these rows do not come from `known`.")
-    expect(
-        not set(training.index) & set(test.index),
-        f"{len(set(training.index) & set(test.index))} test rows are in it.",
-    )
+    both = set(training.index) & set(test.index)
+    expect(not both, f"{len(both)} test rows are in it.")
     similarity = splits.Similarity(known["question"].tolist())
-    rest = known.drop(test.index)
-    largest = similarity.largest(test["question"].tolist(), training["question"].tolist())[0]
+    questions = test["question"].tolist()
+    largest, _ = similarity.largest(questions, training["question"].tolist())
     close = int((largest >= threshold).sum())
     expect(
         close == 0,
-        f"No row is the same by its number now, but {close} test questions have a near copy in training. Look at the "
-        "most similar pair; 01 has a tool for that.",
+        f"No row is the same by its number now, but {close} test questions have a near copy in "
+        "training. Look at the most similar pair; 01 has a tool for that.",
     )
-    allowed = int(
-        (
-            similarity.largest(rest["question"].tolist(), test["question"].tolist())[0] < threshold
-        ).sum()
-    )
+    rest = known.drop(test.index)["question"].tolist()
+    allowed = int((similarity.largest(rest, questions)[0] < threshold).sum())
     expect(
         len(training) >= 0.9 * allowed,
         f"{allowed} rows may stay, you keep {len(training)}: more is lost than need be.",
@@ -160,7 +165,7 @@ def kept_apart(training, test, known, threshold=0.7):
 
 
 def asks_for_answer(to_text, tokenizer):
-    """Does `to_text(messages)` end where, in training, the answer begins? Returns the number of chats compared."""
+    """Does `to_text(messages)` end where, in training, the answer begins? Returns how many do."""
     filled(to_text, "to_text")
     for messages in CHATS:
         text = to_text(messages)
@@ -188,30 +193,37 @@ def asks_for_answer(to_text, tokenizer):
 
 
 def same_template(served, tokenizer):
-    """Does the tokenizer `served` render every chat as `tokenizer`, the one trained with? Returns the number compared."""
+    """Does `served` render chats as `tokenizer`, the one trained with, does? Returns how many."""
     filled(served, "served")
     expect(hasattr(served, "apply_chat_template"), "served should be a tokenizer.")
     for messages in CHATS:
-        ids = [
+        there, here = (
             one.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             for one in (served, tokenizer)
-        ]
-        place = next(
-            (i for i, pair in enumerate(zip(*ids, strict=False)) if pair[0] != pair[1]),
-            min(map(len, ids)),
         )
         roles = " + ".join(turn["role"] for turn in messages)
         expect(
-            ids[0] == ids[1],
-            f"A chat of {roles} still comes out differently, from token {place} on.",
+            there == here,
+            f"A chat of {roles} still comes out differently, from token {_same(there, here)} on.",
         )
     return len(CHATS)
 
 
-def rate(learning_rate, finetune):
-    """Does training at `learning_rate` (float) learn, and stay calm? Returns the losses, one per update.
+def _same(first, second):
+    """How many tokens (int) two lists have in common before they differ."""
+    count = 0
+    for one, other in zip(first, second, strict=False):  # the shorter may be the beginning
+        if one != other:
+            break
+        count += 1
+    return count
 
-    finetune: function of the rate that trains and returns (losses, folder of the adapter).
+
+def rate(learning_rate, finetune):
+    """Does training at `learning_rate` (float) learn, and stay calm?
+
+    finetune: function of the rate that trains and returns (losses, folder of the adapter). Returns
+    the losses, one per update.
     """
     filled(learning_rate, "learning_rate")
     expect(
@@ -230,8 +242,8 @@ def rate(learning_rate, finetune):
     last = sum(losses[-3:]) / 3
     expect(
         last < 0.25 * losses[0],
-        f"It falls evenly, but after {len(losses)} updates the loss is still {last:.1f} of {losses[0]:.1f}: this rate goes far too slowly"
-        " for so few updates.",
+        f"It falls evenly, but after {len(losses)} updates the loss is still {last:.1f} of "
+        f"{losses[0]:.1f}: this rate goes far too slowly for so few updates.",
     )
     return losses
 
@@ -239,10 +251,9 @@ def rate(learning_rate, finetune):
 def padding(pad_token, tokenizer):
     """Does padding with `pad_token` (str) leave every token of a chat trained on? Returns its id.
 
-    tokenizer: the model's, which is not changed. What the collator masks is compared with what is padding.
+    tokenizer: the model's, which is not changed. What the collator masks is compared with what is
+    padding.
     """
-    from transformers import DataCollatorForLanguageModeling
-
     filled(pad_token, "pad_token")
     expect(isinstance(pad_token, str) and pad_token, "pad_token is a text, the name of a token.")
     trial = type(tokenizer).from_pretrained(tokenizer.name_or_path)
@@ -250,9 +261,11 @@ def padding(pad_token, tokenizer):
     rows = [{"input_ids": trial.apply_chat_template(chat, return_dict=False)} for chat in CHATS]
     labels = DataCollatorForLanguageModeling(trial, mlm=False)(rows)["labels"]
     for row, found in zip(rows, labels.tolist(), strict=True):
+        ids = row["input_ids"]
+        labels_of_ids = found[: len(ids)]  # the rest is padding
         masked = {
-            trial.convert_ids_to_tokens(t)
-            for t, label in zip(row["input_ids"], found, strict=False)
+            trial.convert_ids_to_tokens(token)
+            for token, label in zip(ids, labels_of_ids, strict=True)
             if label == -100
         }
         expect(
@@ -261,15 +274,17 @@ def padding(pad_token, tokenizer):
         )
         expect(
             not masked,
-            f"The end is learned now, but {', '.join(sorted(masked))} stands in chats, too, and is masked there.",
+            f"The end is learned now, but {', '.join(sorted(masked))} stands in chats, too, and is "
+            "masked there.",
         )
     return trial.pad_token_id
 
 
 def scaling(scale, make_config, divergence):
-    """Is `scale(config)` the factor of the update? Returns the divergence of a merge with it, in nats.
+    """Is `scale(config)` the factor of the update?
 
-    make_config: LoraConfig's constructor; divergence: function of a factor that merges and compares.
+    make_config: LoraConfig's constructor; divergence: function of a factor that merges and
+    compares. Returns the divergence of a merge with it, in nats a token.
     """
     filled(scale, "scale")
     cases = [(16, 32, False), (8, 8, False), (64, 16, False), (16, 32, True)]
@@ -302,9 +317,10 @@ def scaling(scale, make_config, divergence):
 
 
 def right_base(name, loss_switched_off, measured, trained_on):
-    """Is `name` (str) the base, and `loss_switched_off` (float) its loss with the adapter off? Returns that loss.
+    """Is `name` (str) the base, and `loss_switched_off` (float) its loss with the adapter off?
 
-    measured: {name: loss with the adapter off}, measured anew; trained_on: name of the base that the adapter was made for.
+    measured: {name: loss with the adapter off}, measured anew; trained_on: name of the base that
+    the adapter was made for. Returns that loss.
     """
     filled(name, "base_name")
     filled(loss_switched_off, "loss_switched_off")
@@ -320,6 +336,7 @@ def right_base(name, loss_switched_off, measured, trained_on):
     right = measured[name]
     expect(
         math.isclose(loss_switched_off, right, rel_tol=0.01),
-        f"The base is right, but its loss without the adapter is not {loss_switched_off:.2f}. Was the adapter off when you measured?",
+        f"The base is right, but its loss without the adapter is not {loss_switched_off:.2f}. Was "
+        "the adapter off when you measured?",
     )
     return right
