@@ -1,4 +1,4 @@
-"""Many runs from one file with lists of values: a sub-folder for each combination, a table and a plot over all."""
+"""Many runs from a file with lists of values: a sub-folder each, a table and a plot over all."""
 
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ COPIED = ("01_data", "02_quantize_and_lora", "03_train")
 
 
 def combinations(lists):
-    """Every combination of the values in {name: value or list of values}, in the file's order, as dicts.
+    """Every combination of the values in {name: value or list of values} (list of dict), in order.
 
     Raises ParameterError for an empty list.
     """
@@ -37,111 +37,113 @@ def folder_name(combination, lists):
 
 
 def copy(notebook, source, run_dir):
-    """Copy the result of `notebook` from the run directory `source` into `run_dir`, which has none; it appears whole."""
+    """Copy the result of `notebook` from the run directory `source` into `run_dir`, which has none.
+
+    It appears there whole.
+    """
     part = run_dir / f".{notebook}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source / notebook, part, ignore=shutil.ignore_patterns(".*", "checkpoints"))
     os.replace(part, run_dir / notebook)
 
 
-def reuse(run_dir, earlier, chosen, checked):
-    """Copy from the run directories `earlier` the first steps that would come out the same in `run_dir`. Returns None."""
-    for notebook in (name for name in COPIED if name in chosen):
-        target = run_dir / notebook
-        if manifests.is_current(notebook, run_dir, checked[notebook]):
+def reuse(run_dir, earlier, notebooks, checked):
+    """Copy into `run_dir` the first steps that would come out the same as in one of `earlier`.
+
+    All are Paths; notebooks: those to be run; checked: {notebook: parameters}. Returns None.
+    """
+    for notebook in COPIED:
+        if notebook not in notebooks or _is_current(notebook, run_dir, checked):
             continue
-        source = next(
-            (d for d in earlier if manifests.is_current(notebook, d, checked[notebook])), None
-        )
-        if source is None or target.exists():
+        source = next((done for done in earlier if _is_current(notebook, done, checked)), None)
+        if source is None or (run_dir / notebook).exists():
             return
         copy(notebook, source, run_dir)
         print(f"{notebook}: the same as in {source.name}, copied", flush=True)
 
 
-def run(lists, root, attempt):
-    """One run for each combination, in sub-folders of `root`; writes grid.csv and grid.png there, returns the exit code.
+def _is_current(notebook, run_dir, checked):
+    return manifests.is_current(notebook, run_dir, checked[notebook])
 
-    lists: {name: value or list of values}; attempt: function from a combination ({name: value}), its run directory (Path)
-    and those of the runs that are done to ("done", "refused" or "failed", reason or ""). The exit code is 1 when a run
-    was not done.
+
+def run(lists, root, run_one):
+    """One run for each combination, in sub-folders of `root`; returns the exit code.
+
+    lists: {name: value or list of values}; run_one: function from a combination ({name: value}),
+    its run directory (Path) and those of the runs that are done to ("done", "refused" or "failed",
+    reason or ""). Writes grid.csv and grid.png into `root`. The exit code is 1 when a run was not
+    done.
     """
-    import pandas as pd
+    import pandas as pd  # here, because it takes half a second, and only grids need it
 
-    chosen = combinations(lists)
-    table, done = [], []
-    for number, combination in enumerate(chosen, start=1):
+    every = combinations(lists)
+    rows, done = [], []
+    for number, combination in enumerate(every, start=1):
         name = folder_name(combination, lists)
-        print(f"\nrun {number} of {len(chosen)}: {name}", flush=True)
-        state, reason = attempt(combination, root / name, done)
+        print(f"\nrun {number} of {len(every)}: {name}", flush=True)
+        state, reason = run_one(combination, root / name, done)
         if state == "done":
             done.append(root / name)
         else:
             print(f"{state}: {reason}", file=sys.stderr, flush=True)
         varied = {key: value for key, value in combination.items() if isinstance(lists[key], list)}
-        found = figures(root / name) if state == "done" else {}
-        table.append(
-            {"run": name, **varied, "state": state, **found, "reason": reason.replace("\n", " ")}
-        )
-        frame = pd.DataFrame(table)
-        frame.to_csv(
-            root / "grid.csv.part", index=False
-        )  # after every run: an interrupted grid keeps its table
-        os.replace(root / "grid.csv.part", root / "grid.csv")
-    plot(frame, root / "grid.png")
-    print("\n" + frame.drop(columns="reason").to_string(index=False))
-    lost = int((frame["state"] != "done").sum())
-    print(f"\n{len(frame) - lost} of {len(frame)} runs done. The table is in {root / 'grid.csv'}")
-    return 1 if lost else 0
+        measured = figures(root / name) if state == "done" else {}
+        reason = reason.replace("\n", " ")
+        rows.append({"run": name, **varied, "state": state, **measured, "reason": reason})
+        table = pd.DataFrame(rows)
+        # After every run, so that an interrupted grid keeps its table.
+        files.write_text(root / "grid.csv", table.to_csv(index=False, lineterminator="\n"))
+    plot(table, root / "grid.png")
+    print("\n" + table.drop(columns="reason").to_string(index=False))
+    not_done = int((table["state"] != "done").sum())
+    print(
+        f"\n{len(table) - not_done} of {len(table)} runs done. The table is in {root / 'grid.csv'}"
+    )
+    return 1 if not_done else 0
 
 
 def figures(run_dir):
-    """Figures of a finished run as {column: number}: validation loss, accuracy on the validation and the test rows, seconds."""
-    found, seconds = {}, 0.0
-    training, evaluation = (
-        run_dir / "03_train" / "metrics.json",
-        run_dir / "05_evaluate" / "metrics.json",
-    )
-    merging = run_dir / "04_merge_push" / "merge_check.json"
-    current = {
-        notebook for notebook in parameters.NOTEBOOKS if manifests.follows(notebook, run_dir)
-    }  # not of earlier results
+    """Figures of a finished run as {column: number}.
+
+    They are validation loss, accuracy on the validation and on the test rows, seconds; not those
+    made from earlier results than are there now.
+    """
+    current = [name for name in parameters.NOTEBOOKS if manifests.follows(name, run_dir)]
+    found = {}
     if "03_train" in current:
-        found["validation_loss"] = files.read_json(training)["final_validation_loss"]
+        training = files.read_json(run_dir / "03_train" / "metrics.json")
+        found["validation_loss"] = training["final_validation_loss"]
     if "04_merge_push" in current:
-        found["validation_accuracy"] = files.read_json(merging)["adapter_accuracy"]
+        merging = files.read_json(run_dir / "04_merge_push" / "merge_check.json")
+        found["validation_accuracy"] = merging["adapter_accuracy"]
     if "05_evaluate" in current:
-        merged = files.read_json(evaluation)["systems"]["merged"]
-        found |= {
-            "test_accuracy": merged["accuracy"],
-            "low": merged["ci95"][0],
-            "high": merged["ci95"][1],
-        }
-    for notebook in current:
-        seconds += manifests.read_manifest(run_dir, notebook)["seconds"]
-    return found | {"seconds": round(seconds, 1)}
+        evaluation = files.read_json(run_dir / "05_evaluate" / "metrics.json")
+        merged = evaluation["systems"]["merged"]
+        found["test_accuracy"] = merged["accuracy"]
+        found["low"], found["high"] = merged["ci95"]
+    seconds = [manifests.read_manifest(run_dir, name)["seconds"] for name in current]
+    return {**found, "seconds": round(sum(seconds), 1)}
 
 
-def plot(frame, path):
-    """Save a plot of the runs in `frame` (from `run`): test accuracy with its interval, else validation loss. Returns None."""
-    from matplotlib.figure import Figure
+def plot(table, path):
+    """Save a plot of the runs in `table` (DataFrame from `run`); returns None.
 
-    measure = next((name for name in ("test_accuracy", "validation_loss") if name in frame), None)
+    It shows test accuracy with its interval, else validation loss, else there is no plot.
+    """
+    from matplotlib.figure import Figure  # here, for the reason that pandas is
+
+    measure = next((name for name in ("test_accuracy", "validation_loss") if name in table), None)
     if measure is None:
         return
-    rows = frame.dropna(subset=[measure]).iloc[::-1]
+    rows = table.dropna(subset=[measure]).iloc[::-1]
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(rows)), layout="tight")
     axes = figure.subplots()
-    spread = (
-        [rows[measure] - rows["low"], rows["high"] - rows[measure]]
-        if measure == "test_accuracy"
-        else None
-    )
-    axes.errorbar(rows[measure], rows["run"], xerr=spread, fmt="o", capsize=3)
-    axes.set_xlabel(
-        "accuracy of the merged model on the test rows, 95 % interval"
-        if spread
-        else "final validation loss, nats per token"
-    )
+    if measure == "test_accuracy":
+        interval = [rows[measure] - rows["low"], rows["high"] - rows[measure]]
+        label = "accuracy of the merged model on the test rows, 95 % interval"
+    else:
+        interval, label = None, "final validation loss, nats per token"
+    axes.errorbar(rows[measure], rows["run"], xerr=interval, fmt="o", capsize=3)
+    axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)

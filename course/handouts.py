@@ -1,6 +1,5 @@
-"""Handouts: the notebooks with their stored outputs as pages that need no network: python -m course handouts [FOLDER]"""
+"""Handouts: the notebooks with their stored outputs as pages that need no network."""
 
-import argparse
 import base64
 import io
 import posixpath
@@ -9,30 +8,23 @@ from pathlib import Path
 
 import nbformat
 from jinja2 import pass_context
+from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from course import refresh
 from helpers.records import folders, parameters
 
-FOLDER = folders.REPOSITORY / "notebooks"
 TEMPLATE = Path(__file__).with_suffix(".html.j2")
 
 
 def sources():
-    """What becomes a page: paths relative to notebooks/ (list of str), in the order of the contents page."""
-    exercises = (
-        path.name
-        for path in sorted((FOLDER / "exercises").glob("*.ipynb"))
-        if "_solution" not in path.name
-    )
-    found = [f"{name}.ipynb" for name in parameters.NOTEBOOKS] + [
-        f"exercises/{name}" for name in exercises
-    ]
-    return [
-        *found,
-        *(name for name in ("GLOSSARY.md", "INSTRUCTORS.md") if (FOLDER / name).is_file()),
-    ]
+    """What becomes a page: paths relative to notebooks/ (list of str), in the contents' order."""
+    names = [f"{name}.ipynb" for name in parameters.NOTEBOOKS]
+    for path in sorted((folders.NOTEBOOKS / "exercises").glob("*.ipynb")):
+        if not path.stem.endswith("_solution"):
+            names.append(f"exercises/{path.name}")
+    return names + ["GLOSSARY.md", "INSTRUCTORS.md"]
 
 
 def page_of(source):
@@ -41,7 +33,7 @@ def page_of(source):
 
 
 class Renderer(IPythonRenderer):
-    """nbconvert's Markdown renderer; links lead to the other pages, formulas are drawn, badges left out."""
+    """nbconvert's Markdown renderer, with links between pages, drawn formulas, and no badges."""
 
     def __init__(self, source):
         super().__init__(escape=False, exclude_anchor_links=True)
@@ -58,44 +50,44 @@ class Renderer(IPythonRenderer):
             return ""
         path, mark, anchor = url.partition("#")
         if path and "://" not in path and not path.startswith("mailto:"):
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(self.source), path))
-            if target in sources():
-                url = (
-                    posixpath.relpath(page_of(target), posixpath.dirname(self.source) or ".")
-                    + mark
-                    + anchor
-                )
-            else:  # not among the pages: in the repository
-                repository, ref = refresh.repository()
-                url = f"{repository}/blob/{ref}/{posixpath.normpath(posixpath.join('notebooks', target))}{mark}{anchor}"
+            url = self._target(path) + mark + anchor
         return super().link(text, url, title)
+
+    def _target(self, path):
+        """Where a relative link leads: to another page, or to the repository (URL, str)."""
+        here = posixpath.dirname(self.source)
+        target = posixpath.normpath(posixpath.join(here, path))
+        if target in sources():
+            return posixpath.relpath(page_of(target), here or ".")
+        repository, ref = refresh.repository()
+        return f"{repository}/blob/{ref}/{posixpath.normpath(posixpath.join('notebooks', target))}"
 
     def image(self, text, url, title=None):
         return "" if "://" in url else super().image(text, url, title)
 
     def inline_math(self, body):
-        from matplotlib.mathtext import math_to_image
-
         drawn = io.BytesIO()
         readable = body.replace(r"\frac", r"\dfrac")
         try:
-            depth = math_to_image(
-                f"${readable}$", drawn, format="svg"
-            )  # points, as the sizes in the file; letters have 10
+            # Sizes in points, also in the file; letters have 10.
+            depth = math_to_image(f"${readable}$", drawn, format="svg")
         except ValueError as error:
             raise ValueError(
-                f"notebooks/{self.source}: the formula ${body}$ cannot be drawn; write it as matplotlib's mathtext."
+                f"notebooks/{self.source}: the formula ${body}$ cannot be drawn; write it as "
+                "matplotlib's mathtext."
             ) from error
         height = float(re.search(r' height="([\d.]+)pt"', drawn.getvalue().decode()).group(1))
         size = f"height:{height / 10:.2f}em;vertical-align:{-depth / 10:.2f}em"
         data = base64.b64encode(drawn.getvalue()).decode()
-        return f'<img class="formula" alt="{self.escape_html(body)}" style="{size}" src="data:image/svg+xml;base64,{data}">'
+        text = self.escape_html(body)
+        source = f"data:image/svg+xml;base64,{data}"
+        return f'<img class="formula" alt="{text}" style="{size}" src="{source}">'
 
     block_math = inline_math
 
 
 class Exporter(HTMLExporter):
-    """nbconvert's HTML exporter with our renderer and template: no script, nothing from elsewhere."""
+    """nbconvert's HTML exporter with our renderer and template: no script, nothing fetched."""
 
     @pass_context
     def markdown2html(self, context, source):
@@ -103,12 +95,11 @@ class Exporter(HTMLExporter):
 
 
 def read(source):
-    """A notebook (NotebookNode) from a notebook or Markdown file (path relative to notebooks/, str)."""
+    """A NotebookNode from a notebook or a Markdown file (its path relative to notebooks/, str)."""
     if source.endswith(".ipynb"):
-        return nbformat.read(FOLDER / source, 4)
-    return nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell((FOLDER / source).read_text(encoding="utf-8"))]
-    )
+        return nbformat.read(folders.NOTEBOOKS / source, 4)
+    text = (folders.NOTEBOOKS / source).read_text(encoding="utf-8")
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
 
 
 def title(notebook):
@@ -116,16 +107,18 @@ def title(notebook):
     return notebook.cells[0].source.splitlines()[0].lstrip("# ")
 
 
+def contents(notebooks):
+    """The contents page (NotebookNode) over {source: NotebookNode}."""
+    links = "\n".join(f"- [{title(notebook)}]({name})" for name, notebook in notebooks.items())
+    heading = "# Fine-tune Llama 3 with LoRA on your own data\n\nThe notebooks as they were run."
+    cell = nbformat.v4.new_markdown_cell(f"{heading}\n\n{links}")
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
 def pages():
     """All pages, the contents page among them: {path relative to the output folder: HTML}."""
     notebooks = {source: read(source) for source in sources()}
-    contents = "\n".join(
-        f"- [{title(notebook)}]({source})" for source, notebook in notebooks.items()
-    )
-    cell = nbformat.v4.new_markdown_cell(
-        f"# Fine-tune Llama 3 with LoRA on your own data\n\nThe notebooks as they were run.\n\n{contents}"
-    )
-    notebooks["index.ipynb"] = nbformat.v4.new_notebook(cells=[cell])
+    notebooks["index.ipynb"] = contents(notebooks)
     exporter = Exporter(
         template_name="classic",
         template_file=str(TEMPLATE),
@@ -144,7 +137,7 @@ def pages():
 
 
 def write(folder):
-    """Write the pages into `folder` (Path), once all of them are made. Returns their paths (list of Path)."""
+    """Write the pages into `folder` (Path) once all of them are made; returns their Paths."""
     paths = []
     for name, page in pages().items():
         paths.append(folder / name)
@@ -153,12 +146,7 @@ def write(folder):
     return paths
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=folders.REPOSITORY / "html")
-    folder = parser.parse_args().folder
-    print(f"wrote {len(write(folder))} pages; open {folder / 'index.html'}")
-
-
-if __name__ == "__main__":
-    main()
+def make(folder=""):
+    """Write the pages into `folder` (path; html/ when it is "") and say so; returns None."""
+    target = Path(folder or folders.REPOSITORY / "html")
+    print(f"wrote {len(write(target))} pages; open {target / 'index.html'}")

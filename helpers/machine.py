@@ -1,7 +1,8 @@
-"""Is this machine ready for the course? python -m course check
+"""Is this machine ready for the course?
 
-One line for each thing the course needs: OK, warning (it will do, but) or FAIL, with the next step. Exit code 1 on FAIL.
-Nothing outside the standard library is imported before it has been found missing or there, so that this always reports.
+One line for each thing the course needs: OK, warning (it will do, but) or FAIL, with the next step.
+This always reports, also where nothing is installed: what is not of the standard library is
+imported where its absence can be said.
 """
 
 import importlib.metadata
@@ -13,8 +14,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.model import default_model
-from helpers.records import weights
+try:
+    from helpers.model import default_model
+
+    MISSING = ""
+except (ImportError, OSError) as error:  # the latter from a torch that is there and does not load
+    default_model, MISSING = None, str(error)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 if (REPOSITORY.parent / "install.py").is_file():  # unpacked from the classroom's archive
@@ -23,10 +28,8 @@ else:
     SETUP = 'run "make course" or, without make, "pip install -r requirements.txt"'
     FETCH = 'run "python -m course model" (93 MB, needs the network)'
 GB = 1e9
-DISK = {
-    "run directory": 2.5,
-    "model cache": 1.5,
-}  # GB written there: a run of the defaults, the model and its conversion
+# GB written there: a run of the defaults, the model and its conversion.
+DISK = {"run directory": 2.5, "model cache": 1.5}
 MEMORY = 4.5  # GB that 03 takes at its peak on the defaults, and a little more
 LEAST = 2.0  # GB that the libraries and the default model take before anything is trained
 FOLDERS = {
@@ -37,20 +40,25 @@ OK, WARNING, FAIL = "OK", "warning", "FAIL"
 
 
 class NotReady(RuntimeError):
-    """Something that the course cannot do without is missing; the message says what and the next step."""
+    """Something the course cannot do without is missing; the message says what, and what to do."""
 
 
 def platform_name():
     """This machine in one word (str), e.g. `linux-x86_64`, `macos-arm64`, `windows-x86_64`."""
-    machine = platform.machine().lower()
-    system = {"Darwin": "macos"}.get(platform.system(), platform.system().lower())
-    return f"{system}-{ {'amd64': 'x86_64'}.get(machine, machine) }"
+    system = platform.system().lower()
+    if system == "darwin":
+        system = "macos"
+    processor = platform.machine().lower()
+    if processor == "amd64":  # as Windows calls it
+        processor = "x86_64"
+    return f"{system}-{processor}"
 
 
 def requirements(name):
     """The requirements in a file of the repository (list of str), without comments."""
     lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
-    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+    texts = [line.split("#")[0].strip() for line in lines]
+    return [text for text in texts if text]
 
 
 def installed(name):
@@ -71,52 +79,56 @@ def check_python(version=None):
 
 
 def check_packages(direct=None, pins=None):
-    """What the course imports must be there in a version that requirements.in allows; other versions than the pins: a warning."""
+    """What the course imports must be there, in a version that requirements.in allows.
+
+    Other versions than the pins are a warning. direct, pins: requirements (lists of str), those of
+    the repository's files by default.
+    """
     direct = requirements("requirements.in") if direct is None else direct
     pins = requirements("requirements.txt") if pins is None else pins
     try:
-        from packaging.requirements import Requirement
+        from packaging.requirements import Requirement  # here, because it may be missing
     except ImportError:
         return FAIL, "packaging is missing, and so perhaps are others", SETUP
     wrong = []
     for requirement in map(Requirement, direct):
-        found = installed(requirement.name)
-        if found is None:
+        version = installed(requirement.name)
+        if version is None:
             wrong.append(f"{requirement.name} is missing")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} is {found}, needed is {requirement.specifier}")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} is {version}, needed is {requirement.specifier}")
     if wrong:
-        return FAIL, some(wrong), SETUP
-    for name, wanted in (pin.split("==") for pin in pins):
-        found = installed(name)
-        if (
-            found is None or found.split("+")[0] != wanted
-        ):  # torch's builds have a name behind the +
-            wrong.append(f"{name} {found} instead of {wanted}" if found else f"{name} is missing")
-    if wrong:
-        return (
-            WARNING,
-            f"{len(wrong)} of {len(pins)} are not as pinned: {some(wrong)}",
-            f"for the course's own figures {SETUP}",
-        )
+        return FAIL, first_few(wrong), SETUP
+    other = other_than_pinned(pins)
+    if other:
+        text = f"{len(other)} of {len(pins)} are not as pinned: {first_few(other)}"
+        return WARNING, text, f"for the course's own figures {SETUP}"
     return OK, f"all {len(pins)} as pinned", ""
 
 
-def some(texts, number=4):
+def other_than_pinned(pins):
+    """What is not installed in the version that `pins` (list of str) name (list of str)."""
+    other = []
+    for name, wanted in (pin.split("==") for pin in pins):
+        version = installed(name)
+        if version is None:
+            other.append(f"{name} is missing")
+        elif version.split("+")[0] != wanted:  # torch's builds have a name behind the +
+            other.append(f"{name} {version} instead of {wanted}")
+    return other
+
+
+def first_few(texts, number=4):
     """The first few of a list of str, and how many more there are."""
-    return "; ".join(texts[:number]) + (
-        f"; {len(texts) - number} more" if len(texts) > number else ""
-    )
+    more = [f"{len(texts) - number} more"] if len(texts) > number else []
+    return "; ".join(texts[:number] + more)
 
 
 def check_cores(number=None):
     """Two cores; number: of those this process may use."""
     if number is None:
-        number = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+        on_linux = hasattr(os, "sched_getaffinity")
+        number = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
     if number < 2:
         return (
             WARNING,
@@ -129,7 +141,7 @@ def check_cores(number=None):
 def check_memory(amounts=None):
     """Room for 03; amounts: (total, free) in bytes."""
     try:
-        from helpers.records import resources
+        from helpers.records import resources  # here, because what it imports may be missing
     except ImportError as error:
         return WARNING, f"unknown: {error}", SETUP
     total, free = (amount / GB for amount in amounts or resources.main_memory())
@@ -152,7 +164,12 @@ def check_memory(amounts=None):
 
 
 def check_disk(name, folder, free=None):
-    """Room and leave to write; name: a key of DISK; folder: Path, may not exist yet; free: bytes."""
+    """Room and leave to write.
+
+    name: a key of DISK; folder: Path, may not exist yet, or None when it is not known; free: bytes.
+    """
+    if folder is None:
+        return WARNING, f"unknown: {MISSING}", SETUP
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(there, os.W_OK):
         return FAIL, f"{there} cannot be written to", FOLDERS[name]
@@ -168,8 +185,11 @@ def check_disk(name, folder, free=None):
 
 
 def accelerator():
-    """(what there is, parameter file, why) as str for this machine's GPU or CPU; raises ImportError without torch."""
-    import torch
+    """(what there is, parameter file, why) as str for this machine's GPU or CPU.
+
+    Raises ImportError without torch.
+    """
+    import torch  # here, because it may be missing
 
     from helpers.model import hardware
 
@@ -207,7 +227,7 @@ def check_accelerator():
     """What torch computes on; a GPU that it does not see is a warning."""
     try:
         text, _, _ = accelerator()
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return FAIL, f"unknown, because torch cannot be imported: {error}", SETUP
     if text.startswith("CPU") and shutil.which("nvidia-smi"):
         return (
@@ -219,26 +239,26 @@ def check_accelerator():
 
 
 def check_model(folder=None):
-    """The default model in the cache, whole."""
+    """The default model in the cache, whole; folder: Path, the cache's by default."""
+    if default_model is None:
+        return WARNING, f"unknown: {MISSING}", SETUP
     folder = folder or default_model.cache_folder()
+    name = default_model.weights.DEFAULT_MODEL
     if not folder.is_dir():
-        return WARNING, f"{weights.DEFAULT_MODEL} is not in the cache yet", FETCH
-    try:
-        wrong = default_model.damaged_file(folder, default_model.NEEDED)
-    except ImportError as error:
-        return WARNING, f"unknown: {error}", SETUP
+        return WARNING, f"{name} is not in the cache yet", FETCH
+    wrong = default_model.damaged_file(folder, default_model.NEEDED)
     if wrong:
-        return (
-            WARNING,
-            f"{weights.DEFAULT_MODEL} in {folder} is damaged ({wrong})",
-            f"01 fetches it again, or {FETCH}",
-        )
-    return OK, f"{weights.DEFAULT_MODEL} is in the cache, whole", ""
+        text = f"{name} in {folder} is damaged ({wrong})"
+        return WARNING, text, f"01 fetches it again, or {FETCH}"
+    return OK, f"{name} is in the cache, whole", ""
 
 
 def check_kernel(command=None):
-    """The kernel `python3` must start this very interpreter, and find this repository's helpers; command: its words."""
-    try:
+    """The kernel `python3` must start this very interpreter, and find this repository's helpers.
+
+    command: the words (list of str) that start it.
+    """
+    try:  # here, because it may be missing
         from jupyter_client.kernelspec import NoSuchKernel
         from jupyter_client.manager import KernelManager
     except ImportError:
@@ -290,19 +310,19 @@ def check_port():
 
 
 def checks():
-    """All checks as a list of (name, state, what was found, next step), str each; state: OK, warning or FAIL."""
-    run_dir = (
-        Path(os.environ.get("COURSE_RUN_DIR") or REPOSITORY / "runs" / "default")
-        .expanduser()
-        .resolve()
-    )
+    """All checks as a list of (name, state, what was found, next step), str each.
+
+    The state is OK, warning or FAIL.
+    """
+    run_dir = Path(os.environ.get("COURSE_RUN_DIR") or REPOSITORY / "runs" / "default")
+    cache = default_model.cache_folder() if default_model else None
     return [
         ("Python", *check_python()),
         ("packages", *check_packages()),
         ("cores", *check_cores()),
         ("memory", *check_memory()),
-        ("run directory", *check_disk("run directory", run_dir)),
-        ("model cache", *check_disk("model cache", default_model.cache_folder())),
+        ("run directory", *check_disk("run directory", run_dir.expanduser().resolve())),
+        ("model cache", *check_disk("model cache", cache)),
         ("accelerator", *check_accelerator()),
         ("model", *check_model()),
         ("kernel", *check_kernel()),
@@ -310,20 +330,20 @@ def checks():
     ]
 
 
-def report(found=None):
-    """Print a line for each check, and which parameter file suits this machine. Raises NotReady when one FAILs.
+def report(results=None):
+    """Print a line for each check, and which parameter file suits this machine.
 
-    found: as from `checks`, which is called without it.
+    results: as from `checks`, which is called without it. Raises NotReady when one FAILs.
     """
-    found = checks() if found is None else found
-    for name, state, text, step in found:
+    results = checks() if results is None else results
+    for name, state, text, step in results:
         print(f"{state:<8} {name:<14} {text}" + (f"\n{'':<24}→ {step}" if step else ""))
     try:
         _, file, why = accelerator()
         print(f"\nnotebooks/params/{file} suits this machine: {why}.")
-    except ImportError:
+    except (ImportError, OSError):
         pass  # said above
-    failed = [f"{name}: {text}: {step}." for name, state, text, step in found if state == FAIL]
+    failed = [f"{name}: {text}: {step}." for name, state, text, step in results if state == FAIL]
     if failed:
         raise NotReady("This machine is not ready. " + " ".join(failed))
 
@@ -336,7 +356,3 @@ def main():
         print("\nNot ready: see the lines with FAIL.", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
