@@ -6,183 +6,223 @@ import re
 from collections import Counter
 from itertools import pairwise
 
-CHANGED = "the chat template changes the prompt when an answer follows, so the mask would be wrong"
-ENDLESS = (
+from datasets import Dataset, Features, Value
+
+PROMPT_CHANGES = (
+    "the chat template changes the prompt when an answer follows, so the mask would be wrong"
+)
+NEVER_ENDS = (
     "the chat template ends an answer with no special token, so the model cannot learn to stop"
 )
 
-CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)  # what a terminal would obey instead of showing
+# What a terminal would obey instead of showing.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def messages(system_prompt, question, turns=None):
-    """The prompt as a list of messages; an empty system prompt leaves that message out.
+    """The prompt as a list of messages (dicts with `role` and `content`).
 
-    turns: messages of a longer chat, used instead of `question`; a system turn of its own is kept.
+    An empty system prompt leaves that message out. turns: messages of a longer chat, used instead
+    of `question`; a system turn of its own is kept.
     """
-    asked = (
-        [dict(turn) for turn in turns]
-        if turns is not None
-        else [{"role": "user", "content": question}]
-    )
-    has_system = bool(asked) and asked[0]["role"] == "system"
-    return (
-        asked
-        if has_system or not system_prompt
-        else [{"role": "system", "content": system_prompt}, *asked]
-    )
+    if turns is None:
+        prompt = [{"role": "user", "content": question}]
+    else:
+        prompt = [dict(turn) for turn in turns]
+    has_system_turn = bool(prompt) and prompt[0]["role"] == "system"
+    if has_system_turn or not system_prompt:
+        return prompt
+    return [{"role": "system", "content": system_prompt}, *prompt]
 
 
 def trained_tokens(tokenizer, prompt, completion):
     """Tokens of one example and which are trained on. Returns (ids, mask), lists of equal length.
 
     prompt, completion: message lists. mask[i] is True where token i belongs to the answer.
-    Raises ValueError when the chat template renders the prompt differently with the answer behind it.
+    Raises ValueError when the chat template renders the prompt differently with the answer behind
+    it.
     """
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     ids = tokenizer.apply_chat_template(prompt + completion, return_dict=False)
     if ids[: len(start)] != start:
-        raise ValueError(CHANGED)
+        raise ValueError(PROMPT_CHANGES)
     return ids, [position >= len(start) for position in range(len(ids))]
 
 
 def end_of_turn(tokenizer):
-    """Id of the special token with which the chat template ends an answer (ChatML's <|im_end|>, Llama 3's <|eot_id|>).
+    """Id of the special token that ends an answer (ChatML's <|im_end|>, Llama 3's <|eot_id|>).
 
-    Raises ValueError when it ends an answer with no special token: such a model could not learn to stop.
+    Raises ValueError when the chat template ends an answer with no special token: such a model
+    could not learn to stop.
     """
-    _, end = _neutral(tokenizer, ("user", "assistant"))
+    _, end = _plain_chat(tokenizer, ("user", "assistant"))
     if end is None:
-        raise ValueError(ENDLESS)
+        raise ValueError(NEVER_ENDS)
     return end
 
 
 def check_rows(tokenizer, rows):
-    """Check what would be trained on in every row; returns {"tokens", "answer_tokens"}: how many of each, lists of int.
+    """Check what would be trained on in every row, and count it.
 
-    rows: dict of lists `id`, `prompt` and `completion` (message lists), as `datasets` hands over a batch.
-    Raises ValueError, which names the row and what is wrong, unless at least one token of the answer and the end of
-    the turn are trained, no token before the answer is, the beginning-of-sequence token stands exactly once (or opens
-    every turn, as in ChatML), no text is read as a special token, and padding differs from the end of the turn.
+    rows: dict of lists `id`, `prompt` and `completion` (message lists), as `datasets` hands over a
+    batch. Returns {"tokens", "answer_tokens"}: how many of each a row has, lists of int.
+
+    Raises ValueError, which names the row and what is wrong, unless at least one token of the
+    answer and the end of the turn are trained, no token before the answer is, the
+    beginning-of-sequence token stands exactly once (or opens every turn, as in ChatML), no text is
+    read as a special token, and padding differs from the end of the turn.
     """
     if tokenizer.chat_template is None:
         raise ValueError(
-            "The tokenizer has no chat template: choose the model's instruct version, which has one."
+            "The tokenizer has no chat template: choose the model's instruct version, which has "
+            "one."
         )
+    prompts = rows["prompt"]
     chats = [
-        prompt + completion
-        for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)
+        prompt + completion for prompt, completion in zip(prompts, rows["completion"], strict=True)
     ]
-    starts = tokenizer.apply_chat_template(
-        rows["prompt"], add_generation_prompt=True, tokenize=False
+    prompt_texts = tokenizer.apply_chat_template(
+        prompts, add_generation_prompt=True, tokenize=False
     )
-    texts = tokenizer.apply_chat_template(chats, tokenize=False)
-    wholes = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    expected, answers = {}, []
-    for name, prompt, chat, start, text, ids in zip(
-        rows["id"], rows["prompt"], chats, starts, texts, wholes, strict=True
+    chat_texts = tokenizer.apply_chat_template(chats, tokenize=False)
+    chat_ids = tokenizer(chat_texts, add_special_tokens=False, return_attention_mask=False)[
+        "input_ids"
+    ]
+    frames, answer_lengths = {}, []
+    for name, prompt, chat, prompt_text, chat_text, ids in zip(
+        rows["id"], prompts, chats, prompt_texts, chat_texts, chat_ids, strict=True
     ):
         roles = tuple(message["role"] for message in chat)
         kind = (roles, len(prompt))
-        if kind not in expected:
-            expected[kind] = _Expected(tokenizer, *kind)
-        wrong, trained = expected[kind].check(start, text, ids)
-        if wrong:
-            raise ValueError(f"Row {name} cannot be trained on: {wrong}.")
-        answers.append(trained)
-    return {"tokens": [len(ids) for ids in wholes], "answer_tokens": answers}
+        if kind not in frames:
+            frames[kind] = _Frame(tokenizer, roles, len(prompt))
+        prompt_length = frames[kind].prompt_length(prompt_text, chat_text, ids)
+        problem = frames[kind].problem(ids, prompt_length)
+        if problem:
+            raise ValueError(f"Row {name} cannot be trained on: {problem}.")
+        answer_lengths.append(len(ids) - prompt_length)
+    return {"tokens": [len(ids) for ids in chat_ids], "answer_tokens": answer_lengths}
 
 
-class _Expected:
-    """What all chats with the same roles must have in common: which special tokens, where the answer begins."""
+class _Frame:
+    """What the chat template puts around the words of all chats with the same roles."""
 
-    def __init__(self, tokenizer, roles, asked):
-        """roles: of all messages; asked: how many of them are the prompt."""
-        self.tokenizer, self.specials = tokenizer, frozenset(tokenizer.all_special_ids)
-        ids, self.end = _neutral(tokenizer, roles)
-        self.marks = [token for token in ids if token in self.specials]
-        begins = [position for position, token in enumerate(ids) if token == tokenizer.bos_token_id]
-        opens_turns = all(after - before > 1 for before, after in pairwise(begins)) and len(
-            begins
-        ) == ids.count(self.end)
-        self.begins = len(begins)
-        self.begins_rightly = (
-            tokenizer.bos_token_id in (None, self.end) or self.begins == 1 or opens_turns
+    def __init__(self, tokenizer, roles, prompt_turns):
+        """roles: of all messages (tuple of str); prompt_turns: how many of them are the prompt."""
+        self.tokenizer = tokenizer
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        ids, self.end = _plain_chat(tokenizer, roles)
+        self.specials = [token for token in ids if token in self.special_ids]
+        self.beginnings = ids.count(tokenizer.bos_token_id)
+        self.begins_rightly = _begins_rightly(tokenizer.bos_token_id, ids, self.end)
+        self._read_end_of_prompt(roles[:prompt_turns])
+
+    def _read_end_of_prompt(self, roles):
+        """How a prompt with these roles ends: its last special token and what follows it.
+
+        Sets `prompt_specials`, the number of special tokens in the prompt, and `prompt_end` and
+        `prompt_end_ids`, its text and its ids from the last of them on; both empty where there is
+        none, or where the tokenizer is slow and may cut a text elsewhere.
+        """
+        text = self.tokenizer.apply_chat_template(
+            _plain_messages(roles), add_generation_prompt=True, tokenize=False
         )
-        # How a prompt ends: the text from its last special token on, and its tokens.
-        prompt = [{"role": role, "content": "word"} for role in roles[:asked]]
-        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-        start = self._tokens(text)
-        places = [position for position, token in enumerate(start) if token in self.specials]
-        self.marks_before, self.opening, self.opening_ids = len(places), "", []
-        if places and tokenizer.is_fast:
-            self.opening = text[text.rfind(tokenizer.convert_ids_to_tokens(start[places[-1]])) :]
-            self.opening_ids = start[places[-1] :]
+        ids = self._ids(text)
+        places = self._special_places(ids)
+        self.prompt_specials = len(places)
+        self.prompt_end, self.prompt_end_ids = "", []
+        if places and self.tokenizer.is_fast:
+            last = self.tokenizer.convert_ids_to_tokens(ids[places[-1]])
+            self.prompt_end = text[text.rfind(last) :]
+            self.prompt_end_ids = ids[places[-1] :]
 
-    def _tokens(self, text):
+    def _ids(self, text):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _prompt_length(self, start, text, ids, places):
-        """Number of tokens of the prompt (text `start`), or None when the chat's `ids` do not begin with them.
+    def _special_places(self, ids):
+        """Positions (list of int) of the special tokens among `ids`."""
+        return [position for position, token in enumerate(ids) if token in self.special_ids]
 
-        A tokenizer cuts at special tokens first and reads each piece by itself. So when the special tokens are those
-        expected, only what follows the prompt's last one need be compared; tokenising every prompt would take as long again.
+    def prompt_length(self, prompt_text, chat_text, ids):
+        """Number of tokens of the prompt, or None when the chat's `ids` do not begin with them.
+
+        A tokenizer cuts at special tokens first and reads each piece by itself. So when the special
+        tokens are those expected, only what follows the prompt's last one need be compared;
+        tokenising every prompt would take as long again.
         """
-        if (
-            self.opening
-            and len(places) == len(self.marks)
-            and text.startswith(start)
-            and start.endswith(self.opening)
-        ):
-            last = places[self.marks_before - 1]
-            length = last + len(self.opening_ids)
-            if ids[last:length] == self.opening_ids:
+        places = self._special_places(ids)
+        ends_as_expected = (
+            self.prompt_end
+            and len(places) == len(self.specials)
+            and chat_text.startswith(prompt_text)
+            and prompt_text.endswith(self.prompt_end)
+        )
+        if ends_as_expected:
+            last = places[self.prompt_specials - 1]
+            length = last + len(self.prompt_end_ids)
+            if ids[last:length] == self.prompt_end_ids:
                 return length
-        prompt = self._tokens(start)
+        prompt = self._ids(prompt_text)
         return len(prompt) if ids[: len(prompt)] == prompt else None
 
-    def check(self, start, text, ids):
-        """(what is wrong with training on the answer of a chat, or None; how many tokens the answer has).
+    def problem(self, ids, prompt_length):
+        """What is wrong with training on the answer of a chat, as half a sentence, or None.
 
-        start: text of its prompt; text, ids: of the whole.
+        ids: of the whole chat; prompt_length: as the method of this name returns it.
         """
-        places = [position for position, token in enumerate(ids) if token in self.specials]
-        length = self._prompt_length(start, text, ids, places)
-        if length is None:
-            return CHANGED, 0
-        trained = ids[length:]
-        return self._wrong(ids, trained, places), len(trained)
-
-    def _wrong(self, ids, trained, places):
+        if prompt_length is None:
+            return PROMPT_CHANGES
         if self.end is None:
-            return ENDLESS
-        if self.end not in trained:
+            return NEVER_ENDS
+        answer = ids[prompt_length:]
+        if self.end not in answer:
             return "the token that ends the turn is not trained on"
-        if trained[0] == self.end:
+        if answer[0] == self.end:
             return "no token of the answer is trained on"
         if self.tokenizer.pad_token_id == self.end:
             return "the padding token is the end of the turn, and would be masked with it"
         if not self.begins_rightly:
-            return f"the chat template puts {self.begins} beginning-of-sequence tokens, not one"
-        marks = [ids[position] for position in places]
-        if marks != self.marks:
-            surplus = Counter(marks)
-            surplus.subtract(self.marks)
-            for token, count in surplus.items():
-                if count:
-                    return f"its text holds {self.tokenizer.convert_ids_to_tokens(token)}, which the tokenizer reads as a mark"
+            return f"the chat template puts {self.beginnings} beginning-of-sequence tokens, not one"
+        specials = [token for token in ids if token in self.special_ids]
+        if specials != self.specials:
+            return self._surplus(specials)
+        return None
+
+    def _surplus(self, specials):
+        """The sentence on the first special token that stands more or less often than expected."""
+        difference = Counter(specials)
+        difference.subtract(self.specials)
+        for token, count in difference.items():
+            if count:
+                name = self.tokenizer.convert_ids_to_tokens(token)
+                return f"its text holds {name}, which the tokenizer reads as a mark"
         return None
 
 
-def _neutral(tokenizer, roles):
-    """(ids of a chat with these roles and a plain word in every turn, id of the special token that ends it or None)."""
-    ids = tokenizer.apply_chat_template(
-        [{"role": role, "content": "word"} for role in roles], return_dict=False
-    )
-    return ids, next(
-        (token for token in reversed(ids[-3:]) if token in tokenizer.all_special_ids), None
-    )
+def _begins_rightly(bos, ids, end):
+    """True when the beginning-of-sequence token `bos` opens a chat's `ids` once, or every turn."""
+    if bos in (None, end):
+        return True
+    places = [position for position, token in enumerate(ids) if token == bos]
+    never_twice_in_a_row = all(later - earlier > 1 for earlier, later in pairwise(places))
+    opens_every_turn = never_twice_in_a_row and len(places) == ids.count(end)
+    return len(places) == 1 or opens_every_turn
+
+
+def _plain_messages(roles):
+    return [{"role": role, "content": "word"} for role in roles]
+
+
+def _plain_chat(tokenizer, roles):
+    """A chat with these roles and a plain word in every turn.
+
+    Returns (its ids, id of the special token that ends it or None).
+    """
+    ids = tokenizer.apply_chat_template(_plain_messages(roles), return_dict=False)
+    for token in reversed(ids[-3:]):  # a line break may follow the mark
+        if token in tokenizer.all_special_ids:
+            return ids, token
+    return ids, None
 
 
 def read_rows(path):
@@ -190,8 +230,6 @@ def read_rows(path):
 
     Text stays text; `load_dataset("json")` would take answers that look like dates for timestamps.
     """
-    from datasets import Dataset, Features, Value
-
     text = Value("string")
     turns = [{"role": text, "content": text}]
     with open(path, encoding="utf-8") as stream:
@@ -201,12 +239,16 @@ def read_rows(path):
 
 
 def visible(text):
-    """`text` for print(): what a terminal would obey instead of showing becomes U+FFFD; line breaks and tabs stay."""
-    return CONTROL.sub("\ufffd", text)
+    """`text` for print(): what a terminal would obey becomes U+FFFD; line breaks and tabs stay."""
+    return CONTROL_CHARACTERS.sub("\ufffd", text)
 
 
 def show_mask(tokenizer, ids, mask):
-    """The tokens with the trained ones marked, for `display(..., raw=True)`: HTML (orange) and plain text (brackets)."""
+    """The tokens with the trained ones marked, for `display(..., raw=True)`.
+
+    ids, mask: as `trained_tokens` returns them. Returns HTML (trained tokens are orange) and plain
+    text (in brackets), in a dict by media type.
+    """
     spans, plain = [], []
     for token, trained in zip(tokenizer.convert_ids_to_tokens(ids), mask, strict=True):
         piece = visible(tokenizer.convert_tokens_to_string([token]))

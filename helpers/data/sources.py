@@ -1,4 +1,7 @@
-"""Where rows come from: files of common formats, folders of them, the Hub; and what is wrong with one, in one sentence."""
+"""Where rows come from: files of common formats, folders of them, the Hub.
+
+What is wrong with one is said in one sentence.
+"""
 
 import codecs
 import csv
@@ -9,15 +12,16 @@ import lzma
 import re
 import zipfile
 import zlib
-from pathlib import Path
 
+import datasets
 import fsspec
 import pandas as pd
 import pyarrow.parquet
 import zstandard
+from datasets.exceptions import DatasetsError
 
 from helpers.data import chats
-from helpers.records import files
+from helpers.records import files, folders
 
 FORMATS = {
     ".csv": "csv",
@@ -27,38 +31,43 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
-BESIDE_DATA = (
-    "dataset_info.json",
-    "dataset_infos.json",
-    "dataset_dict.json",
-    "state.json",
-)  # what `datasets` writes beside data
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+ROWS_AT_ONCE = 50_000  # of JSON lines: a table takes a fraction of what as many dicts do
+
+# What `datasets` writes beside data.
+BESIDE_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+
 CLASS_FOLDERS = (
     " One folder a class, with text files in it? This line, run in it, writes the CSV: "
-    "import pathlib, pandas; pandas.DataFrame([(p.read_text(encoding='utf-8'), p.parent.name) for p in "
-    "sorted(pathlib.Path('.').glob('*/*.txt'))], columns=['text', 'label']).to_csv('all.csv', index=False)"
+    "import pathlib, pandas; "
+    "pandas.DataFrame([(p.read_text(encoding='utf-8'), p.parent.name) for p in "
+    "sorted(pathlib.Path('.').glob('*/*.txt'))], columns=['text', 'label'])"
+    ".to_csv('all.csv', index=False)"
 )
-FOREIGN = {  # how files of other kinds begin, and what to do
-    b"PK\x03\x04": "an Excel workbook or a zip: save the sheet as CSV (UTF-8), or end the zip's name in .zip",
+
+# How files of other kinds begin, and what to do. UTF-32's mark begins with that of UTF-16, so it
+# goes first.
+WEB_PAGE = "a web page, perhaps an error or a login: fetch the file itself"
+UTF_16 = "UTF-16, not UTF-8: save it as UTF-8"
+FOREIGN = {
+    b"PK\x03\x04": (
+        "an Excel workbook or a zip: save the sheet as CSV (UTF-8), or end the zip's name in .zip"
+    ),
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV (UTF-8)",
     b"\x1f\x8b": "compressed with gzip: let its name end in .gz",
     b"PAR1": "Parquet: let its name end in .parquet",
     b"%PDF": "a PDF: save its table as CSV (UTF-8)",
     b"version https://git-lfs": "a pointer of Git LFS, not the data: run git lfs pull",
-    b"<!doctype html": "a web page, perhaps an error or a login: fetch the file itself",
-    b"<html": "a web page, perhaps an error or a login: fetch the file itself",
+    b"<!doctype html": WEB_PAGE,
+    b"<html": WEB_PAGE,
     codecs.BOM_UTF32_LE: "UTF-32, not UTF-8: save it as UTF-8",
-    codecs.BOM_UTF16_LE: "UTF-16, not UTF-8: save it as UTF-8",
-    codecs.BOM_UTF16_BE: "UTF-16, not UTF-8: save it as UTF-8",
+    codecs.BOM_UTF16_LE: UTF_16,
+    codecs.BOM_UTF16_BE: UTF_16,
 }
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip", ".zst")
-HINTS = {  # what a library says of a broken file, and what to do
-    "end-of-stream": "; it is cut short: fetch it again.",
-    "magic bytes not found": " It may be cut short: write or fetch it again.",
-    "size reported by footer": "; it is cut short: write or fetch it again.",
-    "Expecting": "; JSON wants double quotes, and no comma before a closing bracket.",
-    "is encrypted": "; unpack it first.",
-}
+
+# What the libraries raise on broken files.
 UNREADABLE = (
     ValueError,
     OSError,
@@ -70,6 +79,14 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zstandard.ZstdError,
 )
+# A part of what a library says of a broken file, and what to do.
+HINTS = {
+    "end-of-stream": "; it is cut short: fetch it again.",
+    "magic bytes not found": " It may be cut short: write or fetch it again.",
+    "size reported by footer": "; it is cut short: write or fetch it again.",
+    "Expecting": "; JSON wants double quotes, and no comma before a closing bracket.",
+    "is encrypted": "; unpack it first.",
+}
 
 
 class DataError(ValueError):
@@ -77,12 +94,14 @@ class DataError(ValueError):
 
 
 class Source:
-    """What was read: `table` (DataFrame, as it stands in the files) and where each of its rows came from.
+    """What was read, and where each of its rows came from.
 
-    Attributes besides: `files`, a list of (path, rows); `passed_over`, the names of files of a folder that were not read.
+    Attributes: `table` (DataFrame), as it stands in the files; `files`, a list of (path, rows);
+    `passed_over`, the names (list of str) of files of a folder that were not read.
     """
 
     def __init__(self, parts, passed_over=()):
+        """parts: list of (Path, DataFrame). Raises DataError when there is no row."""
         self.files = [(path, len(table)) for path, table in parts]
         self.passed_over = list(passed_over)
         self.table = pd.concat([table for _, table in parts], ignore_index=True)
@@ -90,73 +109,37 @@ class Source:
             raise DataError(f"{parts[0][0].name} holds no row.")
 
     def where(self, positions):
-        """Names (list of str) of the rows at `positions`: the line where each starts, or its number, and its file."""
-        named, first = [], 0
+        """Names (list of str) of the rows at `positions` (list of int, ascending).
+
+        A name is the line where a row starts, or its number; with several files, and its file.
+        """
+        names, first = [], 0
         for path, count in self.files:
-            inside = [
-                position - first for position in positions if first <= position < first + count
-            ]
-            named += [
-                f"{path.name} {place}" if len(self.files) > 1 else place
-                for place in _places(path, inside)
-            ]
+            inside = [position - first for position in positions if 0 <= position - first < count]
+            for name in _row_names(path, inside):
+                names.append(f"{path.name} {name}" if len(self.files) > 1 else name)
             first += count
-        return named
+        return names
 
 
 def load(data_path):
     """Read a file, a folder of files, or a Hub dataset ("owner/name"). Returns a Source.
 
-    Files: CSV, TSV, JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8.
-    Of a folder, hidden files and folders, other endings and what `datasets` writes beside data (dataset_info.json) are passed over.
-    Of a Hub dataset the split `train` is read. Raises DataError.
+    A relative path is meant from notebooks/, whatever the working directory is. Files: CSV, TSV,
+    JSON, JSON lines, Parquet, plain or compressed, told apart by their ending; UTF-8. Of a folder,
+    hidden files and folders, other endings and what `datasets` writes beside data
+    (dataset_info.json) are passed over. Of a Hub dataset the split `train` is read.
+    Raises DataError.
     """
-    path = Path(data_path).expanduser()
+    path = folders.meant(data_path)
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if not p.is_dir() and not files.hidden(p, path))
-        files = [
-            file
-            for file in inside
-            if file.is_file() and _format(file) and file.name not in BESIDE_DATA
-        ]
-        if not files:
-            hint = CLASS_FOLDERS if any(path.glob("*/*.txt")) else ""
-            raise DataError(
-                f"data_path {path.name}: no file in this folder ends in one of {', '.join(FORMATS)}.{hint}"
-            )
-        parts = [(file, _read(file)) for file in files]
-        for file, table in parts[1:]:
-            if set(table.columns) != set(parts[0][1].columns):
-                raise DataError(
-                    f"data_path {path.name}: {file.name} has the columns {listed(table.columns)}, but {files[0].name} "
-                    f"has {listed(parts[0][1].columns)}: a folder is read as one table, so they must be the same."
-                )
-        return Source(parts, [str(file.relative_to(path)) for file in inside if file not in files])
+        return _load_folder(path)
     if path.is_file():
-        if not _format(path):
-            excel = (
-                " Save the sheet as CSV (UTF-8)."
-                if path.suffix.lower() in (".xlsx", ".xls", ".ods")
-                else ""
-            )
-            raise DataError(
-                f"data_path {path.name}: the ending should be one of {', '.join(FORMATS)} (or compressed).{excel}"
-            )
-        return Source([(path, _read(path))])
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(data_path)) and not _format(path):
+        _check_ending(path)
+        return Source([(path, _read_file(path))])
+    if HUB_NAME.fullmatch(str(data_path)) and not _format(path):
         return Source([(path, _read_hub(str(data_path)))])
-    if path.is_symlink():
-        raise DataError(
-            f"data_path {path.name} is a link to {path.readlink()}, which is not there: mend it or name the file itself."
-        )
-    if path.exists():
-        raise DataError(f"data_path {path.name} is neither a file nor a folder.")
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    raise DataError(
-        f"data_path {data_path}: there is no such file or folder."
-        + (f" Did you mean {near[0]}?" if near else "")
-    )
+    raise DataError(_why_not_there(path, data_path))
 
 
 def listed(columns):
@@ -164,15 +147,70 @@ def listed(columns):
     return chats.visible(", ".join(map(str, columns))) or "none"
 
 
+def _load_folder(folder):
+    """The Source of all data files in `folder` (Path) and below it."""
+    inside = sorted(
+        path for path in folder.rglob("*") if not path.is_dir() and not files.hidden(path, folder)
+    )
+    read, passed_over = [], []
+    for path in inside:
+        is_data = path.is_file() and _format(path) and path.name not in BESIDE_DATA
+        (read if is_data else passed_over).append(path)
+    if not read:
+        hint = CLASS_FOLDERS if any(folder.glob("*/*.txt")) else ""
+        raise DataError(
+            f"data_path {folder.name}: no file in this folder ends in one of "
+            f"{', '.join(FORMATS)}.{hint}"
+        )
+    parts = [(path, _read_file(path)) for path in read]
+    first_path, first_table = parts[0]
+    for path, table in parts:
+        if set(table.columns) != set(first_table.columns):
+            raise DataError(
+                f"data_path {folder.name}: {path.name} has the columns {listed(table.columns)}, "
+                f"but {first_path.name} has {listed(first_table.columns)}: a folder is read as one "
+                "table, so they must be the same."
+            )
+    return Source(parts, [str(path.relative_to(folder)) for path in passed_over])
+
+
+def _check_ending(path):
+    """Raises DataError when the ending of a file (Path) is none that can be read."""
+    if _format(path):
+        return
+    is_spreadsheet = path.suffix.lower() in SPREADSHEETS
+    hint = " Save the sheet as CSV (UTF-8)." if is_spreadsheet else ""
+    raise DataError(
+        f"data_path {path.name}: the ending should be one of {', '.join(FORMATS)} "
+        f"(or compressed).{hint}"
+    )
+
+
+def _why_not_there(path, data_path):
+    """The sentence for what is neither a file nor a folder. path: what `data_path` means."""
+    if path.is_symlink():
+        return (
+            f"data_path {path.name} is a link to {path.readlink()}, which is not there: mend it or "
+            "name the file itself."
+        )
+    if path.exists():
+        return f"data_path {path.name} is neither a file nor a folder."
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f" Did you mean {alike[0]}?" if alike else ""
+    return f"data_path {data_path}: there is no such file or folder.{hint}"
+
+
 def _ending(path):
-    """The ending (str) that says what is in the file, that of a compression left out; "" without one."""
-    suffixes = [s.lower() for s in path.suffixes]
+    """The ending (str) that says what is in the file, that of a compression left out; or ""."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
 def _format(path):
+    """One of the values of FORMATS, or None."""
     return FORMATS.get(_ending(path))
 
 
@@ -185,247 +223,302 @@ def _text(path):
     return fsspec.open(str(path), "rt", encoding="utf-8-sig", compression="infer", newline="")
 
 
-def _read(path):
-    kind = _format(path)
+def _bytes(path):
+    """The file as a stream of bytes (context manager), decompressed by its ending."""
+    return fsspec.open(str(path), "rb", compression="infer")
+
+
+def _read_file(path):
+    """The table (DataFrame) in a file. Raises DataError."""
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty.")
-    csv.field_size_limit(2**31 - 1)  # a long text is no error
+    readers = {
+        "csv": _read_csv,
+        "json": _read_json,
+        "jsonl": _read_json_lines,
+        "parquet": _read_parquet,
+    }
     try:
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                count = len(archive.namelist())
-            if count != 1:
-                raise DataError(
-                    f"{path.name} holds {count or 'no'} files: a zip should hold one; or unpack it in a folder."
-                )
-        _foreign(path, kind)
-        if kind == "csv":
-            separator = _separator(path)
-            with _text(path) as stream:
-                header = next(csv.reader(stream, delimiter=separator), [])
-            twice = [name for name in header if name and header.count(name) > 1]
-            if twice:
-                raise DataError(
-                    f"{path.name}: the column {twice[0]!r} stands more than once in the header: rename one."
-                )
-            other = re.search("[;\t|,]", header[0]) if len(header) == 1 else None
-            if other:
-                raise DataError(
-                    f"{path.name}: the columns seem to be separated by something else than the ending says, {other[0]!r} "
-                    f"instead of {separator!r}: save it with commas as .csv or with tabs as .tsv."
-                )
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
-            )
-            if not isinstance(table.index, pd.RangeIndex):
-                raise DataError(
-                    f"{path.name}: the rows have more fields than the header: quote texts that hold a comma, and let the first line name the columns."
-                )
-            if separator == "\t":
-                _swallowed(path, table)
-            return table
-        if kind == "parquet":
-            with fsspec.open(str(path), "rb", compression="infer") as stream:
-                whole = io.BytesIO(stream.read()) if path.suffix.lower() in COMPRESSIONS else path
-            return _with_names(pd.read_parquet(whole), pyarrow.parquet.read_schema(whole))
-        return _read_lines(path) if kind == "jsonl" else _read_json(path)
-    except UnicodeDecodeError:
-        raise DataError(_not_utf8(path)) from None
+        _check_zip(path)
+        _check_beginning(path)
+        return readers[_format(path)](path)
     except DataError:
         raise
+    except UnicodeDecodeError:
+        raise DataError(_not_utf8(path)) from None
     except PermissionError:
         raise DataError(
-            f"{path.name} may not be read by you: change its permissions, for example with chmod u+r."
+            f"{path.name} may not be read by you: change its permissions, for example with "
+            "chmod u+r."
         ) from None
     except UNREADABLE as error:
-        reason = (
-            " ".join(str(error).replace(f"{path.parent}/", "").split())[:160]
-            or type(error).__name__
+        raise DataError(_in_plain_words(path, error)) from None
+
+
+def _check_zip(path):
+    """Raises DataError when a zip does not hold exactly one file."""
+    if path.suffix.lower() != ".zip":
+        return
+    with zipfile.ZipFile(path) as archive:
+        count = len(archive.namelist())
+    if count != 1:
+        raise DataError(
+            f"{path.name} holds {count or 'no'} files: a zip should hold one; or unpack it in a "
+            "folder."
         )
-        reason = reason.removeprefix("Error tokenizing data. C error: ")
-        fields = re.match(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
-        if fields:
-            expected, line, saw = fields.groups()
-            raise DataError(
-                f"{path.name}, line {line}, has {saw} fields, but the header has {expected}: quote texts that hold a comma."
-            ) from None
-        if reason.startswith("EOF inside string"):
-            raise DataError(
-                f"{path.name}: a quotation mark is opened in row {int(reason.split()[-1])} and never closed."
-            ) from None
-        if reason.startswith("No columns to parse"):
-            raise DataError(
-                f"{path.name} is blank: its first line should name the columns."
-            ) from None
-        hint = next((hint for sign, hint in HINTS.items() if sign in reason), "")
-        raise DataError(f"{path.name} cannot be read as {kind}: {reason}{hint}") from None
 
 
-def _foreign(path, kind):
-    """Raises DataError when the file begins like one of another kind, or is no text although its ending says so."""
-    with fsspec.open(str(path), "rb", compression="infer") as stream:
+def _check_beginning(path):
+    """Raises DataError when a file begins like one of another kind, or is no text but should be."""
+    with _bytes(path) as stream:
         head = stream.read(4096)
-    start = head.lstrip().lower() if head.lstrip()[:1] == b"<" else head
-    for sign, what in FOREIGN.items():
-        if start.startswith(sign) and not (kind == "parquet" and sign == b"PAR1"):
-            raise DataError(f"{path.name} is {what}, and run again.")
+    is_parquet = _format(path) == "parquet"
+    start = head.lstrip().lower() if head.lstrip().startswith(b"<") else head
+    for sign, kind in FOREIGN.items():
+        if start.startswith(sign) and not (is_parquet and sign == b"PAR1"):
+            raise DataError(f"{path.name} is {kind}, and run again.")
     if head[257:262] == b"ustar":
         raise DataError(
             f"{path.name} is a tar archive: unpack it in a folder, and name the folder."
         )
-    if kind != "parquet" and b"\0" in head:
+    if not is_parquet and b"\0" in head:
         line = head[: head.index(b"\0")].count(b"\n") + 1
         raise DataError(
-            f"{path.name} is no UTF-8 text: line {line} holds a NUL byte (UTF-16, or damaged?); save it as UTF-8."
+            f"{path.name} is no UTF-8 text: line {line} holds a NUL byte (UTF-16, or damaged?); "
+            "save it as UTF-8."
         )
 
 
-def _swallowed(path, table):
-    """Raises DataError when a field of a TSV holds a whole row: a quotation mark at its start was closed rows later."""
-    columns = len(table.columns)
+def _read_csv(path):
+    """The table in a CSV or TSV file, all of it text."""
+    separator = _separator(path)
+    with _text(path) as stream:
+        _, header = next(_csv_records(stream, separator), (1, []))
+    _check_header(path, header, separator)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DataError(
+            f"{path.name}: the rows have more fields than the header: quote texts that hold a "
+            "comma, and let the first line name the columns."
+        )
+    if separator == "\t":
+        _check_quotation_marks(path, table)
+    return table
+
+
+def _csv_records(stream, separator):
+    """The records of a CSV text stream: pairs of the line each starts on, and its fields.
+
+    Blank lines are passed over, as pandas does; a line that holds a quoted nothing is none.
+    """
+    csv.field_size_limit(2**31 - 1)  # a long text is no error
+    lines = []  # of the record at hand
+
+    def remembered():
+        for line in stream:
+            lines.append(line)
+            yield line
+
+    start = 1
+    for record in csv.reader(remembered(), delimiter=separator):
+        only_blanks = len(record) < 2 and not "".join(record).strip(" \t")
+        if not only_blanks or '"' in lines[0]:
+            yield start, record
+        start += len(lines)
+        lines.clear()
+
+
+def _check_header(path, header, separator):
+    """Raises DataError when a column stands twice in `header` (list of str), or all are one."""
+    for name in header:
+        if name and header.count(name) > 1:
+            raise DataError(
+                f"{path.name}: the column {name!r} stands more than once in the header: rename one."
+            )
+    other = re.search("[;\t|,]", header[0]) if len(header) == 1 else None
+    if other:
+        raise DataError(
+            f"{path.name}: the columns seem to be separated by something else than the ending "
+            f"says, {other[0]!r} instead of {separator!r}: save it with commas as .csv or with "
+            "tabs as .tsv."
+        )
+
+
+def _check_quotation_marks(path, table):
+    """Raises DataError when a field of a TSV holds a whole row.
+
+    Then a quotation mark at the field's start was closed rows later.
+    """
+    tabs = len(table.columns) - 1
     for name in table:
         for position in table.index[table[name].str.contains("\n", regex=False)]:
-            if any(
-                line.count("\t") == columns - 1
-                for line in table.at[position, name].splitlines()[1:]
-            ):
+            further_lines = table.at[position, name].splitlines()[1:]
+            if any(line.count("\t") == tabs for line in further_lines):
                 raise DataError(
-                    f"{path.name}: a field of row {position + 1} begins with a quotation mark and runs over several rows: "
-                    "remove the mark, or close it and double the marks inside."
+                    f"{path.name}: a field of row {position + 1} begins with a quotation mark and "
+                    "runs over several rows: remove the mark, or close it and double the marks "
+                    "inside."
                 )
 
 
-def _read_lines(path, chunk=50_000):
-    chunks, records = [], []
+def _read_json_lines(path):
+    """The table in a file of JSON lines; values stay what they are."""
+    tables, records = [], []
     with _text(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                what = (
-                    f"{error.msg.removesuffix(' at')} at column {error.colno}"
-                    if isinstance(error, json.JSONDecodeError)
-                    else str(error)
-                )
-                hint = (
-                    " (One object over several lines? Then the ending should be .json.)"
-                    if number == 1
-                    else ""
-                )
-                raise DataError(f"{path.name}, line {number}, is not JSON: {what}.{hint}") from None
-            if not isinstance(record, dict):
-                raise DataError(
-                    f"{path.name}, line {number}, should be an object {{...}}, but is {line.strip()[:40]}."
-                )
-            records.append(record)
-            if len(records) == chunk:  # a frame takes a fraction of what as many dicts do
-                chunks.append(pd.DataFrame(records, dtype=object))
+        for number, line in _json_lines(stream):
+            records.append(_json_record(path, number, line))
+            if len(records) == ROWS_AT_ONCE:
+                tables.append(pd.DataFrame(records, dtype=object))
                 records = []
-    if records or not chunks:
-        chunks.append(pd.DataFrame(records, dtype=object))
-    return pd.concat(chunks, ignore_index=True)
+    if records or not tables:
+        tables.append(pd.DataFrame(records, dtype=object))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _json_lines(stream):
+    """The lines of a text stream that are not blank, with their numbers: pairs (int, str)."""
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            yield number, line
+
+
+def _json_record(path, number, line):
+    """The object (dict) in line `number` of a file of JSON lines. Raises DataError."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        hint = ""
+        if number == 1:
+            hint = " (One object over several lines? Then the ending should be .json.)"
+        raise DataError(f"{path.name}, line {number}, is not JSON: {reason}.{hint}") from None
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{path.name}, line {number}, should be an object {{...}}, but is {line.strip()[:40]}."
+        )
+    return record
 
 
 def _read_json(path):
+    """The table in a JSON file: a list of objects, {"data": that list, …}, or lists by column."""
     with _text(path) as stream:
         try:
             value = json.load(stream)
         except json.JSONDecodeError as error:
-            if (
-                error.msg == "Extra data"
-            ):  # JSON lines under the name .json, as many datasets have them
-                return _read_lines(path)
+            if error.msg == "Extra data":  # JSON lines under the name .json, as many datasets have
+                return _read_json_lines(path)
             raise
-    if isinstance(value, dict) and sum(isinstance(inner, list) for inner in value.values()) == 1:
-        value = next(
-            inner for inner in value.values() if isinstance(inner, list)
-        )  # {"data": [...], "version": ...}
-    by_column = (
-        isinstance(value, dict)
-        and value
-        and all(isinstance(inner, (list, dict)) for inner in value.values())
-    )
-    if not by_column and not (
-        isinstance(value, list) and all(isinstance(record, dict) for record in value)
-    ):
+    if isinstance(value, dict):
+        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        if len(lists) == 1:
+            value = lists[0]
+    if not (_is_list_of_objects(value) or _is_table_by_column(value)):
         raise DataError(f"{path.name} should be a list of objects [{{...}}, ...], one a row.")
     return pd.DataFrame(value, dtype=object).reset_index(drop=True)
 
 
-def _read_hub(name):
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+def _is_list_of_objects(value):
+    return isinstance(value, list) and all(isinstance(record, dict) for record in value)
 
+
+def _is_table_by_column(value):
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(column, (list, dict)) for column in value.values())
+
+
+def _read_parquet(path):
+    """The table in a Parquet file, with the names of class labels."""
+    source = path
+    if path.suffix.lower() in COMPRESSIONS:
+        with _bytes(path) as stream:
+            source = io.BytesIO(stream.read())
+    return _with_label_names(pd.read_parquet(source), pyarrow.parquet.read_schema(source))
+
+
+def _read_hub(name):
+    """The table in the split `train` of a Hub dataset "owner/name". Raises DataError."""
     try:
-        dataset = load_dataset(name, split="train")
+        dataset = datasets.load_dataset(name, split="train")
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:160]
         raise DataError(
-            f"data_path {name} is no file here and could not be had from the Hub as a dataset ({reason})."
+            f"data_path {name} is no file here and could not be had from the Hub as a dataset "
+            f"({reason})."
         ) from None
-    return _with_names(dataset.to_pandas(), dataset.features.arrow_schema)
+    return _with_label_names(dataset.to_pandas(), dataset.features.arrow_schema)
 
 
-def _with_names(table, schema):
-    """The table with the names of class labels, where `datasets` left them in the Arrow schema, in place of their numbers."""
-    if b"huggingface" in (schema.metadata or {}):
-        from datasets import ClassLabel, Features
+def _with_label_names(table, schema):
+    """The table with names of class labels in place of their numbers.
 
-        for column, feature in Features.from_arrow_schema(schema).items():
-            if isinstance(feature, ClassLabel):
-                names = dict(enumerate(feature.names))
-                table[column] = [names.get(number) for number in table[column]]  # -1: not labelled
+    schema: the table's Arrow schema, where `datasets` leaves the names.
+    """
+    if b"huggingface" not in (schema.metadata or {}):
+        return table
+    for column, feature in datasets.Features.from_arrow_schema(schema).items():
+        if isinstance(feature, datasets.ClassLabel):
+            names = dict(enumerate(feature.names))
+            table[column] = [names.get(number) for number in table[column]]  # -1: not labelled
     return table
 
 
 def _not_utf8(path):
     """The sentence for a file that is not UTF-8: which line, and what it looks like."""
-    with fsspec.open(str(path), "rb", compression="infer") as stream:
+    with _bytes(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                shown = (
-                    line[max(0, error.start - 12) : error.start + 12]
-                    .decode("cp1252", "replace")
-                    .strip()
-                )
+                around = line[max(0, error.start - 12) : error.start + 12]
+                shown = around.decode("cp1252", "replace").strip()
                 return (
-                    f"{path.name} is not UTF-8: line {number}, near {shown!r}, looks like Windows-1252 or Latin-1; "
-                    "save it as UTF-8 and run again."
+                    f"{path.name} is not UTF-8: line {number}, near {shown!r}, looks like "
+                    "Windows-1252 or Latin-1; save it as UTF-8 and run again."
                 )
     return f"{path.name} is not UTF-8: save it as UTF-8 and run again."
 
 
-def _places(path, positions):
-    """Where the rows at `positions` start: line numbers of text files, else row numbers."""
-    if not positions:
-        return []
+def _in_plain_words(path, error):
+    """The sentence for what a library raised on reading a file."""
+    reason = " ".join(str(error).replace(f"{path.parent}/", "").split())[:160]
+    reason = (reason or type(error).__name__).removeprefix("Error tokenizing data. C error: ")
+    fields = re.match(r"Expected (\d+) fields in line (\d+), saw (\d+)", reason)
+    if fields:
+        expected, line, count = fields.groups()
+        return (
+            f"{path.name}, line {line}, has {count} fields, but the header has {expected}: quote "
+            "texts that hold a comma."
+        )
+    if reason.startswith("EOF inside string"):
+        row = int(reason.split()[-1])
+        return f"{path.name}: a quotation mark is opened in row {row} and never closed."
+    if reason.startswith("No columns to parse"):
+        return f"{path.name} is blank: its first line should name the columns."
+    hint = next((hint for sign, hint in HINTS.items() if sign in reason), "")
+    return f"{path.name} cannot be read as {_format(path)}: {reason}{hint}"
+
+
+def _row_names(path, positions):
+    """Where the rows of a file at `positions` (list of int) start, for a reader.
+
+    Returns a list of str: "line 7" for files of text lines, else "row 6".
+    """
     kind = _format(path)
-    if kind not in ("csv", "jsonl"):
+    if not positions or kind not in ("csv", "jsonl"):
         return [f"row {position + 1}" for position in positions]
-    starts, wanted = {}, set(positions)
+    wanted, lines = set(positions), {}
     with _text(path) as stream:
         if kind == "csv":
-            reader = csv.reader(stream, delimiter=_separator(path))
-            blank = lambda record: (
-                len(record) < 2 and not "".join(record).strip(" \t")
-            )  # pandas, too, passes over such lines
-            next(record for record in reader if not blank(record))
-            before, number = reader.line_num, 0
-            for record in reader:
-                if not blank(record):
-                    if number in wanted:
-                        starts[number] = before + 1
-                    number += 1
-                before = reader.line_num
-                if number > max(wanted):
-                    break
+            records = _csv_records(stream, _separator(path))
+            next(records)  # the header
         else:
-            numbers = (number for number, line in enumerate(stream, 1) if line.strip())
-            starts = {
-                position: number for position, number in enumerate(numbers) if position in wanted
-            }
-    return [f"line {starts[position]}" for position in positions]
+            records = _json_lines(stream)
+        for position, (line, _) in enumerate(records):
+            if position in wanted:
+                lines[position] = line
+            if len(lines) == len(wanted):
+                break
+    return [f"line {lines[position]}" for position in positions]
