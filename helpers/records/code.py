@@ -1,6 +1,7 @@
 """Which code the results of a notebook come from, and one hash over what it computes."""
 
 import ast
+import functools
 import re
 
 from helpers.records import files, folders
@@ -34,17 +35,12 @@ def imported(source):
 
     Imports inside functions count. A module's packages are among them, for they run first.
     """
-    names = set()
-    for node in ast.walk(_parsed(source)):
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
     found = set()
-    for name in names:
+    for name in _names_after_import(source):
         parts = name.split(".")
-        found |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
-    return {name for name in found if name.split(".")[0] == "helpers" and _path(name).is_file()}
+        if parts[0] == "helpers":
+            found |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    return {name for name in found if _path(name).is_file()}
 
 
 def _cells(notebook):
@@ -64,6 +60,18 @@ def _path(module):
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@functools.cache  # every notebook brings the same helpers
+def _names_after_import(source):
+    """Dotted names (set of str) of what a piece of Python imports, modules or what is in them."""
+    names = set()
+    for node in ast.walk(_parsed(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
 def _parsed(source):
     """The syntax tree of a piece of Python; of what is none, an empty one.
 
@@ -78,6 +86,7 @@ def _parsed(source):
     return ast.Module(body=[], type_ignores=[])
 
 
+@functools.cache
 def _without_comments(source):
     """`source` as text without comments, docstrings and layout; as it is when it is no Python."""
     try:

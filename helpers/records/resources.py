@@ -45,7 +45,7 @@ def main_memory():
     """(total, available) main memory in bytes, no more than our control groups are allowed."""
     memory = psutil.virtual_memory()
     allowed = _group_limits()
-    return min(memory.total, *allowed), min(memory.available, *allowed)
+    return min([memory.total, *allowed]), min([memory.available, *allowed])
 
 
 def _group_limits():
