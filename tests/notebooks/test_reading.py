@@ -1,4 +1,4 @@
-"""The lessons as something to read: links, objectives, minutes, questions, glossary; and the instructors' figures."""
+"""The lessons as something to read: links, objectives, questions, glossary, figures to expect."""
 
 import functools
 import re
@@ -51,7 +51,10 @@ def terms():
 
 
 def pattern(name):
-    """How `name` may stand in a text: with a plural s, a hyphen for a blank, and in any case unless it has capitals."""
+    """How `name` may stand in a text: with a plural s, a hyphen for a blank, and in any case.
+
+    A name with capitals must have them.
+    """
     words = r"[\s-]+".join(map(re.escape, name.split()))
     return rf"(?{'i' if name.islower() else ''}:{words}(?:e?s)?)"
 
@@ -69,9 +72,10 @@ def any_term():
 
 
 def first_uses(text):
-    """{anchor: (start, end, target of the link around it or None)}: where prose first uses each term.
+    """{anchor: (start, end, target of the link around it or None)}: first uses of terms in prose.
 
-    Inside a longer term, code, a heading, or the text of a link to something else a term does not count.
+    Inside a longer term, code, a heading, or the text of a link to something else a term does not
+    count.
     """
     links = [(*found.span(1), found.group(2)) for found in LINK.finditer(text)]
     prose = text
@@ -208,7 +212,10 @@ def test_opening_and_closing(place, name):
 
 
 def rows(text, columns):
-    """The Markdown table rows of `text` with figures, their first cells: [(cell, …)], numbers of the rest as text."""
+    """The Markdown table rows of `text` with figures: {first cell: (further cells, as text, …)}.
+
+    columns: how many cells of a row to take, the first among them.
+    """
     lines = [
         [cell.strip() for cell in line.strip("| ").split(" | ")]
         for line in text.splitlines()
