@@ -1,10 +1,10 @@
 """Scores for answers only.
 
 The output layer turns each position into one score for every token of the vocabulary, and it is the
-largest layer of a small model. Only the positions before an answer's tokens enter the loss, a few in a
-hundred. TRL scores these alone on a GPU, and on a CPU all of them. So the model's last layer hands on
-the states at these positions only, and the labels come shifted, as TRL takes them from whoever has
-shifted them already (`shift_labels`).
+largest layer of a small model. Only the positions before an answer's tokens enter the loss, a few
+in a hundred. TRL scores these alone on a GPU, and on a CPU all of them. So the model's last layer
+hands on the states at these positions only, and the labels come shifted, as TRL takes them from
+whoever has shifted them already (`shift_labels`).
 """
 
 

@@ -1,5 +1,6 @@
-"""Attention over a packed batch (see collator.py): the beginning looks at itself once, each row at the
-beginning and itself.
+"""Attention over a packed batch (see collator.py).
+
+The beginning looks at itself once, and each row at the beginning and itself.
 
 It is built around the attention that the model would use and registered beside it by name, as
 transformers' documentation has it for attention functions of one's own. A batch that is not packed
@@ -53,12 +54,12 @@ def attend(usual, module, query, key, value, attention_mask, **kwargs):
 
 
 def _is_packed(query, attention_mask):
-    """Whether a mask is that of packed rows: one line for several queries, which no usual mask has."""
+    """Whether a mask is that of packed rows: one line for several queries, as no usual mask is."""
     return attention_mask is not None and query.shape[2] > attention_mask.shape[-2] == 1
 
 
 def _rows(states, beginning, rows):
-    """What stands behind the beginning in a tensor (1, heads, tokens, width), as a batch of rows."""
+    """What stands behind the beginning in (1, heads, tokens, width), as a batch of rows."""
     return states[0, :, beginning:].unflatten(1, (rows, -1)).transpose(0, 1)
 
 
@@ -70,11 +71,13 @@ def _usual(name, module):
 
 @functools.lru_cache(maxsize=16)
 def _causal(usual, dtype, device, length, before):
-    """The mask (1, 1, length, before + length) with which each of `length` tokens sees those before it.
+    """The mask (1, 1, length, before + length) with which each token sees those before it.
 
     None where PyTorch's own attention is causal by itself, which is quicker.
     """
     if usual == "sdpa" and not before:
         return None
-    hidden = torch.full((length, before + length), torch.finfo(dtype).min, dtype=dtype, device=device)
+    hidden = torch.full(
+        (length, before + length), torch.finfo(dtype).min, dtype=dtype, device=device
+    )
     return hidden.triu(before + 1)[None, None]

@@ -1,8 +1,8 @@
 """A batch as one sequence: what all its rows begin with once, then the rest of row after row.
 
-What a token means depends only on what stands before it, so the beginning that rows share (the system
-prompt, at least) comes to the same in every row, and reading it once is enough. All layers but
-attention treat each token by itself and do not notice; attention.py sees to the rest.
+What a token means depends only on what stands before it, so the beginning that rows share (the
+system prompt, at least) comes to the same in every row, and reading it once is enough. All layers
+but attention treat each token by itself and do not notice; attention.py sees to the rest.
 """
 
 import torch
@@ -41,7 +41,9 @@ class PackingCollator:
         return {
             "attention_mask": padded["attention_mask"][:, None, None, beginning:-1],
             "input_ids": packed,
-            "position_ids": torch.cat([place[:beginning], place[beginning:].repeat(len(ids))])[None],
+            "position_ids": torch.cat([place[:beginning], place[beginning:].repeat(len(ids))])[
+                None
+            ],
             "labels": labels,
             "answers": answers,
             "shift_labels": targets[None],
@@ -49,7 +51,7 @@ class PackingCollator:
 
 
 def common_beginning(ids, wanted):
-    """With how many tokens (int) all rows of a batch begin, up to where one has to predict an answer.
+    """With how many tokens (int) all rows of a batch begin, before any answer is predicted.
 
     ids, wanted: (rows, positions), the tokens and the token to predict at each, or -100.
     """

@@ -1,17 +1,17 @@
 """Dropout for adapters that draws few random numbers.
 
-Dropout leaves out a part of what enters each adapter, another part in every pass. That takes a random
-decision for every input of every adapter, millions in a training step, and on a CPU PyTorch draws one
-number after the other. Here all adapters share one pool of decisions, drawn once for each pass and
-twice as long as the widest input; each takes a stretch of it, from a random place. Stretches overlap,
-but then the same decision falls on different inputs.
+Dropout leaves out a part of what enters each adapter, another part in every pass. That takes a
+random decision for every input of every adapter, millions in a training step, and on a CPU PyTorch
+draws one number after the other. Here all adapters share one pool of decisions, drawn once for each
+pass and twice as long as the widest input; each takes a stretch of it, from a random place.
+Stretches overlap, but then the same decision falls on different inputs.
 """
 
 import torch
 
 
 class SharedDropout(torch.nn.Module):
-    """Dropout of probability `p` whose decisions come from a pool; in evaluation it does nothing."""
+    """Dropout of probability `p` whose decisions come from a pool; off in evaluation."""
 
     def __init__(self, p):
         super().__init__()

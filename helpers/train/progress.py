@@ -1,25 +1,32 @@
-"""Progress of training as one plain line: it reads the same in JupyterLab and in a terminal."""
+"""Progress of training as one plain line, for whoever runs the course in a terminal.
+
+In a notebook transformers shows a table, which does not reach the terminal from which the runner
+has started the notebook; transformers' own bar for terminals writes a line for every logged step.
+"""
+
+import os
 
 from tqdm import tqdm
 from transformers import TrainerCallback
 
 
-class TextProgress(TrainerCallback):
-    """A text bar on standard error, one tick per optimizer step, with the newest losses behind it."""
+class TerminalProgress(TrainerCallback):
+    """A text bar on standard error, one tick for each update, with the newest losses behind it.
+
+    Shown only where the runner asks for it (COURSE_TERMINAL), and by one process.
+    """
 
     def __init__(self):
-        self.bar, self.shown = (
-            tqdm(disable=True),
-            {},
-        )  # until training begins: trainer.evaluate() logs, too
+        self.bar, self.shown = tqdm(disable=True), {}  # until training begins: evaluations log, too
 
     def on_train_begin(self, args, state, control, **kwargs):
+        wanted = state.is_world_process_zero and "COURSE_TERMINAL" in os.environ
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
             desc="training",
             unit="step",
-            disable=not state.is_world_process_zero,  # one bar, however many processes
+            disable=not wanted,
         )
         self.shown = {}
 
@@ -27,9 +34,9 @@ class TextProgress(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self.shown.update(
-            {key: f"{float(logs[key]):.3f}" for key in ("loss", "eval_loss") if key in (logs or {})}
-        )
+        for name in ("loss", "eval_loss"):
+            if name in (logs or {}):
+                self.shown[name] = f"{float(logs[name]):.3f}"
         self.bar.set_postfix(self.shown)
 
     def on_train_end(self, args, state, control, **kwargs):
