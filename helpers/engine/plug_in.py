@@ -50,7 +50,7 @@ def longest(*datasets):
 
 
 def reason_against(model, length):
-    """Why the engine cannot serve `model` (a PreTrainedModel) with rows of `length` tokens; "" if it can.
+    """Why the engine cannot serve a PreTrainedModel with rows of `length` tokens; "" if it can.
 
     This tells what a configuration says about itself; `differs` finds out what it does not say.
     """
@@ -75,7 +75,7 @@ def reason_against(model, length):
 
 
 def answer_states(trainer, collator):
-    """The last hidden states (tokens, width) before each answer token of the shortest and longest row.
+    """The last states (tokens, width) before the answer tokens of the shortest and longest row.
 
     collator: the one with which these two training rows become a batch, padded or packed.
     """
@@ -97,7 +97,7 @@ def answer_states(trainer, collator):
 
 
 def differs(trainer, expected):
-    """Why packed rows give other states than `expected`, which were padded rows'; "" when they do not.
+    """Why packed rows give other states than `expected`, those of padded rows; "" if they do not.
 
     Rounding differs, so a relative difference up to CLOSE is none. What is beyond it, or an error,
     is an architecture that the engine does not know.

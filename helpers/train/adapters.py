@@ -1,4 +1,4 @@
-"""Adapters in training and on the disk: in which precision they learn, and that they are saved alone."""
+"""Adapters: in which precision they learn, and that they are saved alone."""
 
 from functools import partial
 

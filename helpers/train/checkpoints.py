@@ -1,4 +1,4 @@
-"""Checkpoints of 03: which one a run that was cut off goes on from, and that it then ends the same."""
+"""Checkpoints of 03: from which one a run that was cut off goes on, and that it ends the same."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class SameAfterResume(TrainerCallback):
 
 
 def make_repeatable(trainer):
-    """Let `trainer` do the same after a resume as without a break, and on any number of processes."""
+    """Let `trainer` end the same after a resume as without a break, with any number of processes."""
     trainer.add_callback(SameAfterResume())
     trainer.accelerator.rng_types = ["torch"]  # the processes draw one order of the rows
 
@@ -58,7 +58,7 @@ def start_from(step, resume):
 
 
 def clear(step):
-    """Remove the checkpoints of `step` (steps.Step) and note its settings in the folder; returns None."""
+    """Remove the checkpoints of `step` (steps.Step) and note its settings there; returns None."""
     folder = step.folder / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def newest(step):
 
 
 def broken(checkpoint):
-    """What is wrong with a checkpoint folder (Path), e.g. "optimizer.pt is cut off"; "" when whole."""
+    """What is wrong with a checkpoint (Path), e.g. "optimizer.pt is cut off"; "" when whole."""
     for names in PARTS:
         if not any(next(checkpoint.glob(name), None) for name in names):
             return f"{names[0].replace('*', '')} is missing"

@@ -1,4 +1,4 @@
-"""What suits this machine for one training: precision, kernels, optimizer, and a batch that fits."""
+"""What suits this machine for a training: precision, kernels, optimizer, a batch that fits."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ class Plan:
             print(f"{name}: {reason}")
 
     def whole_updates(self, rows):
-        """`rows` (Dataset), followed by its first ones again until the last update of an epoch is full.
+        """`rows` (Dataset), and its first ones again until the last update of an epoch is full.
 
         So every update sees the same number of rows, however many processes run.
         """
