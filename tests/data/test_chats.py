@@ -1,5 +1,6 @@
-"""Chats and masks, on the default model's template and on Llama 3's, with Meta's own code as the judge."""
+"""Chats and masks, with the default model's template and Llama 3's; Meta's own code judges."""
 
+import copy
 import json
 
 import pytest
@@ -114,7 +115,10 @@ def test_llama3_trains_on_metas_own_tokens_of_the_answer(llama3_tokenizer, roles
 def test_a_system_turn_that_the_template_adds_is_not_trained_on(llama3_tokenizer):
     """Llama 3.1's template opens every chat with a system turn that states dates."""
     llama3_tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
-    dated = "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+    dated = (
+        "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\n"
+        "Today Date: 26 Jul 2024\n\n<|eot_id|>"
+    )
     other = spoiled(
         llama3_tokenizer, llama3_tokenizer.chat_template.replace("{{ bos_token }}", dated)
     )
@@ -124,15 +128,21 @@ def test_a_system_turn_that_the_template_adds_is_not_trained_on(llama3_tokenizer
 
 
 def spoiled(tokenizer, template):
-    import copy
-
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
     return other
 
 
+def says_prompt_changes(way, tokenizer, prompt, completion):
+    try:
+        way(tokenizer, prompt, completion)
+    except ValueError as error:
+        return chats.PROMPT_CHANGES in str(error)
+    return False
+
+
 def test_the_check_of_many_rows_agrees_with_tokenising_each_prompt(tokenizer):
-    """Whatever stands before the answer: a mark, blanks that the tokenizer joins to the answer, words, nothing at all."""
+    """Whatever stands before the answer: a mark, words, nothing at all, blanks that it swallows."""
     prompts = [
         chats.messages("", text) for text in ("Hm?", " x\n", "assistant\n\n", "日本 🙂", "word")
     ]
@@ -165,15 +175,12 @@ def test_the_check_of_many_rows_agrees_with_tokenising_each_prompt(tokenizer):
         for prompt in prompts:
             for text in answers:
                 completion = [{"role": "assistant", "content": text}]
-                said = []
-                for way in (chats.trained_tokens, check):
-                    try:
-                        way(other, prompt, completion)
-                        said.append(False)
-                    except ValueError as error:
-                        said.append(chats.CHANGED in str(error))
-                assert said[0] == said[1], (opening, prompt, text)
-                changed.append(said[0])
+                one, many = (
+                    says_prompt_changes(way, other, prompt, completion)
+                    for way in (chats.trained_tokens, check)
+                )
+                assert one == many, (opening, prompt, text)
+                changed.append(one)
     assert 20 < sum(changed) < len(changed) - 20
 
 
@@ -191,8 +198,8 @@ def test_a_template_that_cannot_teach_is_refused(llama3_tokenizer):
             "{{ bos_token }}", "{{ bos_token }}{{ messages | length }}"
         ): "changes the prompt",
     }
-    for template, said in cases.items():
-        with pytest.raises(ValueError, match=said):
+    for template, sentence in cases.items():
+        with pytest.raises(ValueError, match=sentence):
             check(spoiled(llama3_tokenizer, template), prompt)
     same = spoiled(llama3_tokenizer, right)
     same.pad_token = "<|eot_id|>"
@@ -229,3 +236,8 @@ def test_answers_that_look_like_dates_stay_text(tmp_path):
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert chats.read_rows(tmp_path / "a.jsonl").to_list() == rows
+
+
+def test_what_a_terminal_would_obey_is_not_shown():
+    assert chats.visible("a\x1b[2Jb\r\x9b") == "a\ufffd[2Jb\ufffd\ufffd"
+    assert chats.visible("line\n\tGrüße 🙂") == "line\n\tGrüße 🙂"

@@ -25,7 +25,10 @@ WORDS = (
 
 
 def planted(count, seed=0):
-    """`count` different texts, and near copies (a typo, a changed word, other case) of every fifth. (texts, originals)"""
+    """`count` different texts, and near copies (a typo, other case, a mark) of every fifth.
+
+    Returns (texts, positions of their originals), lists of equal length.
+    """
     generator = random.Random(seed)
     texts = [
         " ".join(generator.choices(WORDS, k=9)) + f" {generator.randrange(10**6)}"
@@ -51,7 +54,7 @@ def test_planted_copies_share_a_group(monkeypatch, all_pairs):
 
 
 def test_minhash_gives_the_groups_of_all_pairs_in_any_order(monkeypatch):
-    """Also where far more texts agree in some hashes than are compared with one another: half of the words are shared."""
+    """Also where more texts agree in some hashes than are compared: half of their words are one."""
     generator = random.Random(1)
     words = ["".join(generator.choices("etaoinshrdlu", k=7)) for _ in range(400)]
     texts = [
@@ -71,7 +74,10 @@ def test_minhash_gives_the_groups_of_all_pairs_in_any_order(monkeypatch):
 
 
 def test_what_may_go_unseen_is_stated(monkeypatch):
-    """No pair of weights a ≤ b with S in common has less of it than the bound says, and few rows are checked as promised."""
+    """No pair of weights a ≤ b with S in common has less of it than the bound says.
+
+    And where not all rows can be checked, it is as few as promised.
+    """
     similarity = splits.Similarity(planted(300)[0])
     assert splits.found_share(similarity, 0.7) == 1 and splits.checkable(similarity, 99) == 99
     monkeypatch.setattr(splits, "ALL_PAIRS", similarity.work / 3)
@@ -87,7 +93,7 @@ def test_what_may_go_unseen_is_stated(monkeypatch):
 
 
 def test_no_near_duplicate_crosses_in_a_file_too_large_for_all_pairs(monkeypatch):
-    """22,000 rows and 2,200 near copies of them; the partition may leave none of these on the other side."""
+    """22,000 rows and 2,200 near copies of them, none of which may be on the other side."""
     generator = random.Random(0)
     words = [
         "".join(generator.choices("etaoinshrdlucm", k=generator.randint(3, 9))) for _ in range(2000)
@@ -162,6 +168,23 @@ def test_too_few_groups_are_refused():
     rows = pd.DataFrame({"question": ["same"] * 50, "answer": ["a", "b"] * 25})
     with pytest.raises(ValueError, match="Only 1 rows"):
         splits.split(rows, np.zeros(50, int), ["a", "b"], 0.1, 0.3, 1)
+
+
+def test_one_label_alone_cannot_be_trained_on():
+    rows = pd.DataFrame({"question": [f"q{i}" for i in range(40)], "answer": ["a", "a "] * 20})
+    with pytest.raises(ValueError, match="Only the answer 'a ?' is left to train on"):
+        splits.split(rows, np.arange(40), ["a", "a "], 0.1, 0.3, 1)
+
+
+def test_a_group_counts_with_its_most_frequent_answer():
+    """Twenty groups of four rows, in which one answer of four is of the other label."""
+    answers = ["a", "a", "b", "a"] * 10 + ["b", "a", "b", "b"] * 10
+    rows = pd.DataFrame({"question": [f"q{i}" for i in range(80)], "answer": answers})
+    groups = np.arange(80) // 4
+    for seed in range(5):
+        parts = splits.split(rows, groups, ["a", "b"], 0.1, 0.4, seed)
+        tested = groups[parts == "test"]
+        assert (tested < 10).sum() == (tested >= 10).sum() == 16
 
 
 def test_largest_similarity_finds_the_copy():
