@@ -54,7 +54,7 @@ def test_planted_copies_share_a_group(monkeypatch, all_pairs):
 
 
 def test_minhash_gives_the_groups_of_all_pairs_in_any_order(monkeypatch):
-    """Also where more texts agree in some hashes than are compared: half of their words are one."""
+    """Also where more texts agree in some hashes than are compared, as half of each is shared."""
     generator = random.Random(1)
     words = ["".join(generator.choices("etaoinshrdlu", k=7)) for _ in range(400)]
     texts = [
