@@ -101,10 +101,13 @@ def check():
 @commands.command()
 def model():
     """Fetch the default model into the cache, unless it is there."""
-    from helpers.model import default_model, loading
+    from helpers.model import default_model
     from helpers.records import weights
 
-    loading.quiet()
+    if not default_model.cache_folder().is_dir():
+        from helpers.model import loading  # loads torch; a model that is there need not wait for it
+
+        loading.quiet()
     try:
         default_model.fetch()
     except default_model.ModelError as error:

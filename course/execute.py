@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from course import launch
+from helpers.model import default_model
 from helpers.records import files, folders, resources
 
 TRAINING = "03_train"
@@ -150,8 +151,6 @@ def disk_full(reason, run_dir):
     """What to do about an error whose text speaks of a full disk, as a line; "" for another."""
     if not FULL_DISK.search(reason):
         return ""
-    from helpers.model import default_model  # here, because it loads torch and transformers
-
     written_to = [run_dir, default_model.cache_folder().parent, Path(tempfile.gettempdir())]
     folder = min(filter(Path.is_dir, written_to), key=lambda path: shutil.disk_usage(path).free)
     left = f"{resources.readable(shutil.disk_usage(folder).free)} free"

@@ -1,4 +1,4 @@
-"""The handouts: nothing from elsewhere, every link and picture whole; in a browser, no page scrolls sideways."""
+"""The handouts: nothing from elsewhere, links and pictures whole; no page scrolls sideways."""
 
 import base64
 import json
@@ -116,7 +116,7 @@ def test_links_badges_and_formulas_in_a_page():
 
 
 def test_plots_say_what_they_show():
-    """As IPython asks a figure: the text becomes metadata of its picture, which nbconvert makes the alt."""
+    """As IPython asks a figure: the text becomes metadata, which nbconvert makes the alt."""
     import matplotlib.pyplot as plt
     from IPython.core.formatters import DisplayFormatter
 
@@ -160,7 +160,7 @@ class Tab:
                 return message
 
     def open(self, path):
-        """Show the page at `path` (Path); returns what it asked for besides itself (list of URLs)."""
+        """Show the page at `path` (Path); returns what else it asked for (list of URLs)."""
         self.requested.clear()
         self("Page.navigate", url=path.as_uri())
         self.wait(lambda message: message.get("method") == "Page.loadEventFired")

@@ -1,4 +1,4 @@
-"""03 on several processes: the same losses as on one, the same artefacts, and errors that say what is wrong."""
+"""03 on several processes: losses and artefacts as on one, and errors that say what is wrong."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from test_runner import run, run_alone
+from support import run, run_alone
 
 from course import launch
 from helpers.records import folders, manifests
@@ -17,44 +17,27 @@ from helpers.records import folders, manifests
 CONFIGURATIONS = sorted((folders.REPOSITORY / "notebooks" / "accelerate").glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_two_processes_reach_the_losses_of_one(tiny, tmp_path):
-    """Rows that do not fill the last update, answers of several lengths, and updates over two forward passes."""
+    """Rows that do not fill the last update, answers of unlike length, updates over two passes."""
     answers = ("up", "down and then on", "to the left of it, or not")
     rows = [f'{"thing " * (1 + i % 7)}number {i},"{answers[i % 3]}"' for i in range(41)]
     (tmp_path / "mine.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    settings = [
-        "-p",
-        "data_path",
-        "mine.csv",
-        "-p",
-        "model_id",
-        tiny,
-        "-p",
-        "epochs",
-        2,
-        "-p",
-        "precision",
-        "float32",
-        "-p",
-        "gradient_accumulation_steps",
-        2,
-        "--until",
-        "03",
-    ]
+    values = {
+        "data_path": "mine.csv",
+        "model_id": tiny,
+        "epochs": 2,
+        "precision": "float32",
+        "gradient_accumulation_steps": 2,
+    }
+    settings = ["--until", "03"]
+    for name, value in values.items():
+        settings += ["-p", name, value]
     one = run("--run-dir", tmp_path / "one", "-p", "batch_size", 4, *settings, cwd=tmp_path)
     assert one.returncode == 0, one.stderr[-3000:]
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    two = run_alone(
-        "--run-dir",
-        tmp_path / "two",
-        "-p",
-        "batch_size",
-        2,
-        "--processes",
-        2,
-        *settings,
-        cwd=tmp_path,
-    )
+    spread = ["--run-dir", tmp_path / "two", "-p", "batch_size", 2, "--processes", 2]
+    two = run_alone(*spread, *settings, cwd=tmp_path)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("unchanged, skipped") == 2
 
@@ -84,6 +67,7 @@ def test_two_processes_reach_the_losses_of_one(tiny, tmp_path):
     assert kept == {"03_train.py", "03_train.log"}
 
 
+@pytest.mark.slow
 def test_the_first_error_is_said(tmp_path):
     script, log = tmp_path / "broken.py", tmp_path / "broken.log"
     script.write_text("raise ValueError('lora_r was too large')\n")
@@ -91,13 +75,14 @@ def test_the_first_error_is_said(tmp_path):
     assert "lora_r was too large" in log.read_text()
 
 
+@pytest.mark.slow
 def test_no_training_process_outlives_its_runner(tmp_path):
     script = tmp_path / "waits.py"
     script.write_text(
-        "import os, time\nfrom helpers import launch\nlaunch.end_with_runner()\n"
+        "import os, time\nfrom course import launch\nlaunch.end_with_runner()\n"
         f"open({str(tmp_path)!r} + f'/{{os.getpid()}}.pid', 'w').close()\ntime.sleep(300)\n"
     )
-    code = "import sys; from helpers import launch; launch.run(*sys.argv[1:], 2)"
+    code = "import sys; from course import launch; launch.run(*sys.argv[1:], 2)"
     runner = subprocess.Popen(
         [sys.executable, "-c", code, str(script), str(tmp_path / "log")], stderr=subprocess.DEVNULL
     )

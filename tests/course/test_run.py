@@ -1,39 +1,24 @@
-"""The runner: what it refuses, what it skips, and a whole small course."""
+"""The runner: its environment, what it skips, and a whole small course."""
 
-import contextlib
-import io
 import json
 import os
 import platform
 import subprocess
 import sys
 
+import filelock
 import nbformat
 import pytest
+from support import run, run_alone
 from transformers import AutoTokenizer
 
 from course import run as runner
+from course.options import Options, UsageError, checked_parameters
 from helpers.model import loading
-from helpers.records import folders
+from helpers.records import files, folders, manifests
 
-MARKUP = "<script>alert(1)</script>\x1b]0;title\x07"  # must stay text for whoever reads a notebook, in a browser or a terminal
-
-
-def run_alone(*arguments, cwd=None, **environment):
-    """The runner as it is started in a terminal; returns the finished process."""
-    command = [sys.executable, "-m", "course", "run", *map(str, arguments)]
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=cwd, env=os.environ | environment
-    )
-
-
-def run(*arguments, cwd="."):
-    """The runner in this process, which need not import everything again; returns what `run_alone` does."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd):
-        code = runner.main([*map(str, arguments)])
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
+# Must stay text for whoever reads a notebook, in a browser or a terminal.
+MARKUP = "<script>alert(1)</script>\x1b]0;title\x07"
 
 BATCHES = """
 import resource, torch
@@ -46,6 +31,7 @@ print(pages[-1] - pages[0])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the settings are glibc's")
 def test_the_notebooks_environment_keeps_memory_from_one_batch_to_the_next():
     plain = {name: value for name, value in os.environ.items() if name not in runner.ENVIRONMENT}
@@ -74,41 +60,119 @@ def test_make_sets_the_environment_that_the_runner_does():
     assert dict(exported) == runner.ENVIRONMENT
 
 
+def test_a_folder_in_use_is_refused(tmp_path):
+    with filelock.FileLock(tmp_path / ".lock"):
+        done = run("--run-dir", tmp_path)
+    assert done.returncode == 1 and "is in use by process" in done.stderr
+
+
+@pytest.mark.parametrize("name, reason", [("file", "it is a file"), ("file/below", "Not a dir")])
+def test_a_run_directory_that_cannot_be(tmp_path, name, reason):
+    (tmp_path / "file").touch()
+    done = run("--run-dir", tmp_path / name)
+    assert done.returncode == 2 and f"cannot be used: {reason}" in done.stderr
+
+
+def test_a_precision_that_this_machine_lacks_is_refused_at_once(monkeypatch):
+    from helpers.model import hardware
+
+    def refused(precision):
+        raise ValueError(f"no {precision} here: use float32")
+
+    monkeypatch.setattr(hardware, "pick_precision", refused)
+    with pytest.raises(UsageError, match="no float16 here"):
+        runner.require_precision("float16")
+    runner.require_precision("auto")
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """The notebooks' own parameters."""
+    return checked_parameters({})
+
+
 @pytest.mark.parametrize(
-    "arguments, said",
+    "notebook, name, value, wanted",
     [
-        (["-p", "learning_rte", "1e-3"], "learning_rate"),
-        (["-p", "lora_r", "-4"], "lora_r was -4"),
-        (["-p", "quantization", "nf5"], "'nf4', 'int8' or 'none'"),
-        (["--params", "missing.yaml"], "missing.yaml"),
-        (["--from", "09"], "09"),
-        (["-p", "push_to", "hub"], "hub_repo_id"),
-        (["-p", "push_to", "none"], "load_from"),
-        (["--processes", "0"], "should be 1 or more"),
-        (["--accelerate-config", "missing.yaml"], "no such file"),
-        (["--processes", "2", "--until", "02"], "03_train"),
+        ("01_data", "data_path", "../data/inbox.csv", False),  # meant from notebooks/
+        ("01_data", "data_path", "data/inbox.csv", True),
+        ("01_data", "data_path", "owner/name", True),
+        ("01_data", "data_path", "x" * 5000, True),
+        ("01_data", "model_id", "../data", False),  # a folder
+        ("01_data", "model_id", "data", True),
+        ("01_data", "model_id", "owner/name", True),
+        ("04_merge_push", "push_to", "hub", True),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_starts(tmp_path, arguments, said):
-    done = run("--run-dir", tmp_path / "run", *arguments)
-    assert done.returncode == 2 and said in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_what_needs_the_hub(checked, tmp_path, monkeypatch, notebook, name, value, wanted):
+    monkeypatch.chdir(folders.REPOSITORY)  # where the folder data/ is
+    changed = {**checked, notebook: {**checked[notebook], name: value}}
+    assert runner.needs_hub(changed, tmp_path) == wanted
 
 
-def test_refusals_in_a_terminal_are_one_sentence(tmp_path):
-    done = run_alone("--run-dir", tmp_path / "run", "-p", "lora_r", "-4")
-    assert (
-        done.returncode == 2
-        and "lora_r was -4" in done.stderr
-        and len(done.stderr.splitlines()) == 1
-    )
+@pytest.mark.parametrize("place, wanted", [("hub", True), ("practice", False)])
+def test_a_model_that_was_pushed_is_loaded_from_there(checked, tmp_path, place, wanted):
+    (tmp_path / "04_merge_push").mkdir()
+    files.write_json(tmp_path / "04_merge_push" / "push.json", {"push_to": place})
+    assert runner.needs_hub(checked, tmp_path) == wanted
 
 
+def test_the_environment_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_RUN_DIR", "before")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "mine")
+    with runner.environment(tmp_path, offline=True):
+        assert os.environ["COURSE_RUN_DIR"] == str(tmp_path)
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        assert os.environ["GOMP_SPINCOUNT"] == "mine"
+        assert set(runner.ENVIRONMENT) <= set(os.environ)
+    assert os.environ["COURSE_RUN_DIR"] == "before" and "HF_HUB_OFFLINE" not in os.environ
+    with runner.environment(tmp_path, offline=False):
+        assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_steps_run_are_skipped_or_forced_and_only_03_is_spread(tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(runner, "execute", lambda *arguments: ran.append(arguments))
+    monkeypatch.setattr(manifests, "read_manifest", lambda *_: {"peak_memory_mb": 7})
+    monkeypatch.setattr(manifests, "is_current", lambda *_, processes: processes == 2)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "03_train.ipynb").write_text("{")
+    options = Options(processes=2, accelerate_config="a.yaml")
+    runner.step("02_quantize_and_lora", tmp_path, {}, {"seed": 2}, options, 2)
+    values = {"seed": 2, "run_dir": str(tmp_path)}
+    assert ran == [("02_quantize_and_lora", tmp_path, values, 1, "")]
+    runner.step("03_train", tmp_path, {}, {}, options, 2)
+    assert len(ran) == 1 and not list((tmp_path / "notebooks").iterdir())
+    forced = Options(processes=2, accelerate_config="a.yaml", force=True)
+    runner.step("03_train", tmp_path, {}, {}, forced, 2)
+    assert ran[1][3:] == (2, "a.yaml")
+    assert capsys.readouterr().out.splitlines() == [
+        "02_quantize_and_lora: running",
+        "02_quantize_and_lora: done in 0 s, peak 7 MB",
+        "03_train: unchanged, skipped",
+        "03_train.ipynb was cut off when it was written and is removed.",
+        "03_train: running on 2 processes",
+        "03_train: done in 0 s, peak 7 MB",
+    ]
+
+
+def test_an_error_of_the_disk_is_one_sentence(tmp_path, capsys):
+    def no_room():
+        raise OSError(28, "No space left on device", "here")
+
+    assert runner.exit_code(no_room, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device: here." in error and "make room" in error
+
+
+@pytest.mark.slow
 def test_03_alone_says_what_to_run_first(tmp_path):
     done = run("--run-dir", tmp_path, "--from", "03")
     assert done.returncode == 1 and "run 01_data first" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_said_in_one_sentence(tmp_path):
     (tmp_path / "mine.csv").write_text("text,wert\nx,y\n")
     done = run_alone(
@@ -120,6 +184,7 @@ def test_a_broken_file_is_said_in_one_sentence(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path):
     """All five notebooks, on a random model with Llama 3's vocabulary and config keys."""
     rows = [
@@ -133,25 +198,16 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "token").write_text(token)
     out = tmp_path / 'ein "Lauf" für\'s Büro'
-    small = [
-        "--run-dir",
-        out,
-        "-p",
-        "data_path",
-        "mine.csv",
-        "-p",
-        "model_id",
-        llama3_tiny,
-        "-p",
-        "epochs",
-        1,
-        "-p",
-        "near_duplicate",
-        1,
-        "-p",
-        "bootstrap_samples",
-        100,
-    ]
+    values = {
+        "data_path": "mine.csv",
+        "model_id": llama3_tiny,
+        "epochs": 1,
+        "near_duplicate": 1,
+        "bootstrap_samples": 100,
+    }
+    small = ["--run-dir", out]
+    for name, value in values.items():
+        small += ["-p", name, value]
     done = run_alone(*small, cwd=tmp_path, HF_TOKEN=token, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert token not in done.stdout + done.stderr
@@ -218,18 +274,8 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path)
     other = run(*small, "-p", "learning_rate", "2e-4", "--until", "03", cwd=tmp_path)
     assert other.returncode == 0 and other.stdout.count("unchanged, skipped") == 2, other.stdout
     assert other.stdout.count("made from earlier results") == 2 and "accuracy" not in other.stdout
-    refused = run(
-        *small,
-        "-p",
-        "learning_rate",
-        "2e-4",
-        "-p",
-        "merge_tolerance",
-        0,
-        "--until",
-        "04",
-        cwd=tmp_path,
-    )
+    strict = ["-p", "learning_rate", "2e-4", "-p", "merge_tolerance", 0, "--until", "04"]
+    refused = run(*small, *strict, cwd=tmp_path)
     assert (
         refused.returncode == 1 and "This merge is not pushed: mean KL divergence" in refused.stderr
     )
