@@ -1,9 +1,12 @@
-"""How time and memory grow: python tests/benchmarks/growth.py [--rows 120 240 …] [--lengths 1 2 …] [--out FOLDER]
+"""How time and memory grow.
 
-Notebook 03 (one epoch, one evaluation) on more and more rows of data/inbox.csv, and on the same number of rows with longer
-and longer questions (several of inbox.csv in one); the answers of the base model to more and more of the rows; peak
-memory beside each. Prints tables and the exponent of growth between the two largest sizes (1: linear); --out also writes
-them as JSON and as a plot. How 01 grows is measured by data_scale.py.
+python tests/benchmarks/growth.py [--rows 120 240 …] [--lengths 1 2 …] [--out FOLDER]
+
+Notebook 03 (one epoch, one evaluation) on more and more rows of data/inbox.csv, and on the same
+number of rows with longer and longer questions (several of inbox.csv in one); the answers of the
+base model to more and more of the rows; peak memory beside each. Prints tables and the exponent of
+growth between the two largest sizes (1: linear); --out also writes them as JSON and as a plot. How
+01 grows is measured by data_scale.py.
 """
 
 import argparse
@@ -16,30 +19,38 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pandas as pd
 from command_line import Sizes, count, folder
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course import run
-from helpers.records import files, folders
+from helpers.evaluate import asking
+from helpers.model import hardware, loading
+from helpers.records import files, folders, resources, weights
 
 INBOX = folders.REPOSITORY / "data" / "inbox.csv"
 ROWS_FOR_LENGTHS = 96
 
 
 def write(path, rows, together=1):
-    """Write a CSV file of `rows` rows: questions of inbox.csv, `together` of them in one, each combination once."""
-    import pandas as pd
+    """Write a CSV file of `rows` rows: questions of inbox.csv, each a chain of `together` of them.
 
+    path: Path; no chain comes twice.
+    """
     inbox = pd.read_csv(INBOX)
-    texts = [
-        " ".join(inbox["question"][(i + 61 * j) % len(inbox)] for j in range(together))
-        for i in range(rows)
-    ]
+    texts = []
+    for row in range(rows):
+        chain = [inbox["question"][(row + 61 * link) % len(inbox)] for link in range(together)]
+        texts.append(" ".join(chain))
     pd.DataFrame({"question": texts, "answer": inbox["answer"][:rows]}).to_csv(path, index=False)
 
 
 def python(*arguments):
-    """What Python prints with `arguments`, in a process of its own with the notebooks' environment; ends this one with its
-    words when it fails."""
+    """What Python prints with `arguments`, in a process with the notebooks' environment (str).
+
+    Ends this process with its words when it fails.
+    """
     command, environment = [sys.executable, *map(str, arguments)], run.ENVIRONMENT | os.environ
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -51,33 +62,16 @@ def train(folder, rows, together, max_length):
     """Train one epoch on `rows` rows; returns the figures (dict)."""
     data, run_dir = Path(folder) / "data.csv", Path(folder) / "run"
     write(data, rows, together)
-    python(
-        "-m",
-        "course",
-        "run",
-        "--run-dir",
-        run_dir,
-        "--until",
-        "03",
-        "-p",
-        "data_path",
-        data,
-        "-p",
-        "near_duplicate",
-        1,
-        "-p",
-        "max_length",
-        max_length,
-        "-p",
-        "epochs",
-        1,
-        "-p",
-        "eval_fraction",
-        0.99,
-        "-p",
-        "save_fraction",
-        0.99,
-    )  # once, at the end
+    given = {
+        "data_path": data,
+        "near_duplicate": 1,
+        "max_length": max_length,
+        "epochs": 1,
+        "eval_fraction": 0.99,  # once, at the end
+        "save_fraction": 0.99,
+    }
+    given = [part for name, value in given.items() for part in ("-p", name, value)]
+    python("-m", "course", "run", "--run-dir", run_dir, "--until", "03", *given)
     summary = files.read_json(run_dir / "01_data" / "summary.json")
     metrics = files.read_json(run_dir / "03_train" / "metrics.json")
     return {
@@ -89,16 +83,11 @@ def train(folder, rows, together, max_length):
 
 
 def answers(rows):
-    """Seconds of 05's way of asking for answers to `rows` questions; printed as JSON, in a process of its own."""
-    import pandas as pd
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Print as JSON how long 05's way of asking takes for `rows` questions, and its peak memory.
 
-    from helpers.evaluate import asking
-    from helpers.model import hardware, loading
-    from helpers.records import resources, weights
-
+    Called in a process of its own, whose peak it is.
+    """
     loading.quiet()
-
     base = loading.find(weights.DEFAULT_MODEL)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=hardware.pick_precision()[0])
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -107,9 +96,8 @@ def answers(rows):
     began = time.monotonic()
     asking.answer(model, tokenizer, asked, 4, 16)
     seconds = round(time.monotonic() - began, 2)
-    print(
-        json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": round(resources.peak_mb())})
-    )
+    peak = round(resources.peak_mb())
+    print(json.dumps({"rows": rows, "seconds": seconds, "peak_memory_mb": peak}))
 
 
 def tell_exponent(found, size):
@@ -127,8 +115,7 @@ def show(title, found, size):
 
 
 def plot(results, path):
-    import matplotlib.pyplot as plt
-
+    """Save a picture of `results`, {title: (figures, what grows)}, to `path`."""
     figure, panels = plt.subplots(
         1, len(results), figsize=(4.5 * len(results), 4), layout="constrained", squeeze=False
     )
@@ -137,13 +124,8 @@ def plot(results, path):
             [row[name] for row in found] for name in (size, "seconds", "peak_memory_mb")
         )
         axes.plot(sizes, seconds, "o-")
-        axes.set(
-            title=title,
-            xlabel=size,
-            ylabel="seconds",
-            xlim=(0, 1.08 * max(sizes)),
-            ylim=(0, 1.08 * max(seconds)),
-        )
+        axes.set(title=title, xlabel=size, ylabel="seconds")
+        axes.set(xlim=(0, 1.08 * max(sizes)), ylim=(0, 1.08 * max(seconds)))
         memory = axes.twinx()
         memory.plot(sizes, peaks, "s--", color="#d9822b")
         memory.set(ylabel="peak memory (MB), dashed", ylim=(0, 1.08 * max(peaks)))
@@ -168,36 +150,37 @@ def main():
     options = parser.parse_args()
     if options.answers:
         return answers(options.answers)
-    import pandas as pd
-
     if max(options.rows) > (there := len(pd.read_csv(INBOX))):
         parser.error(f"--rows: data/inbox.csv has {there} documents.")
-
-    results = {}
-    for title, sizes, size in (
-        ("03: more rows", [(rows, 1) for rows in options.rows], "rows"),
-        (
-            "03: longer rows",
-            [(ROWS_FOR_LENGTHS, together) for together in options.lengths],
-            "tokens",
-        ),
-    ):
-        found = []
-        for rows, together in sizes:
-            with tempfile.TemporaryDirectory() as work:
-                found.append(train(work, rows, together, max(512, 128 * together)))
-        results[title] = found, size
+    longer = [(ROWS_FOR_LENGTHS, together) for together in options.lengths]
+    results = {
+        "03: more rows": (trainings([(rows, 1) for rows in options.rows]), "rows"),
+        "03: longer rows": (trainings(longer), "tokens"),
+        "answers to more rows": ([asked(rows) for rows in options.rows], "rows"),
+    }
+    for title, (found, size) in results.items():
         show(title, found, size)
-    found = []
-    for rows in options.rows:
-        found.append(json.loads(python(__file__, "--answers", rows).splitlines()[-1]))
-    results["answers to more rows"] = found, "rows"
-    show("answers to more rows", found, "rows")
     if options.out:
-        files.write_json(
-            options.out / "growth.json", {title: found for title, (found, _) in results.items()}
-        )
+        figures = {title: found for title, (found, _) in results.items()}
+        files.write_json(options.out / "growth.json", figures)
         plot(results, options.out / "growth.png")
+
+
+def trainings(sizes):
+    """The figures (list of dict) of a training for each of `sizes`, (rows, questions in one)."""
+    found = []
+    for rows, together in sizes:
+        with tempfile.TemporaryDirectory() as work:
+            found.append(train(work, rows, together, max(512, 128 * together)))
+        print(found[-1], flush=True)
+    return found
+
+
+def asked(rows):
+    """The figures (dict) of `answers` to `rows` questions, from a process of its own."""
+    found = json.loads(python(__file__, "--answers", rows).splitlines()[-1])
+    print(found, flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Kill the course at random moments, start it again, and compare the end with a run that was never stopped.
+"""Kill the course at random moments and start it again: does it end like one never stopped?
 
 python tests/benchmarks/kills.py [--kills 50] [--seed 1] [--work DIR] [--out FILE.json]
 
-A kill is SIGKILL for the runner or for its kernel, in turns. Runs on a tiny random model; prints one line a kill and
-whether the adapter, predictions and metrics (without times and memory) are the same bytes. Linux and macOS.
+A kill is SIGKILL for the runner or for its kernel, in turns. Runs on a tiny random model; prints
+one line a kill and whether the adapter, predictions and metrics (without times and memory) are the
+same bytes. Linux and macOS.
 """
 
 import argparse
@@ -15,11 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
 from command_line import count, file, folder
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
+from helpers.model import default_model
 from helpers.records import files
 
 MEASURED = (
@@ -45,28 +49,22 @@ RESULTS = (
 
 
 def tiny_course(folder):
-    """Write a tiny random model and 60 rows to `folder` (Path); returns the runner's arguments for them."""
-    from helpers.model import default_model, loading
-
-    loading.quiet()  # before transformers looks for bitsandbytes
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
-
+    """Write a tiny random model and 60 rows to `folder` (Path); returns the runner's arguments."""
     tokenizer = AutoTokenizer.from_pretrained(default_model.fetch())
     set_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=2,
-        )
-    ).save_pretrained(folder / "model")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rows = [
         f"{'good' if i % 2 else 'bad'} thing number {i},{'up' if i % 2 else 'down'}"
@@ -87,29 +85,29 @@ def tiny_course(folder):
     return [str(part) for name, value in given.items() for part in ("-p", name, value)]
 
 
+def without_times(value):
+    """`value`, as read from JSON, without entries that hold times or memory."""
+    if isinstance(value, list):
+        return [without_times(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_times(each)
+        for key, each in value.items()
+        if not any(word in key for word in MEASURED)
+    }
+
+
 def results(run_dir):
-    """{file: SHA-256} of what must not depend on interruptions; times and memory are taken out of the metrics."""
-
-    def without_times(value):
-        if isinstance(value, dict):
-            return {
-                k: without_times(v)
-                for k, v in value.items()
-                if not any(word in k for word in MEASURED)
-            }
-        return [without_times(v) for v in value] if isinstance(value, list) else value
-
+    """{file: SHA-256} of what must not depend on interruptions, in a run directory (Path)."""
     found = {}
     for name in RESULTS:
         path = run_dir / name
         if path.is_file():
-            whole = path.read_bytes()
-            text = (
-                json.dumps(without_times(json.loads(whole)), sort_keys=True).encode()
-                if path.name == "metrics.json"
-                else whole
-            )
-            found[name] = hashlib.sha256(text).hexdigest()
+            content = path.read_bytes()
+            if path.name == "metrics.json":
+                content = json.dumps(without_times(json.loads(content)), sort_keys=True).encode()
+            found[name] = hashlib.sha256(content).hexdigest()
     return found
 
 
@@ -120,7 +118,11 @@ def start(arguments, run_dir, log):
 
 
 def kill(process, target):
-    """SIGKILL for the "runner" or its "kernel" (the runner, when there is none yet); waits until both are gone."""
+    """SIGKILL for the "runner" or its "kernel"; waits until both are gone.
+
+    Where there is no kernel yet, the runner is killed. Returns the runner's exit code and the ids
+    of kernels that are still there.
+    """
 
     def is_kernel(child):
         try:
@@ -135,6 +137,34 @@ def kill(process, target):
     code = process.wait(timeout=120)
     psutil.wait_procs(kernels, timeout=30)
     return code, [kernel.pid for kernel in kernels if kernel.is_running()]
+
+
+def moments_to_kill(count, longest, seed):
+    """Yield (target, seconds to wait) for each of `count` kills, then None for ever."""
+    draw = random.Random(seed)
+    for number in range(count):
+        yield ("runner", "kernel")[number % 2], draw.uniform(1, longest)
+    while True:
+        yield None, None
+
+
+def run_with_kills(begin, run_dir, moments, kills):
+    """Run the course on `run_dir` (Path) until it comes to its end. Returns its exit code.
+
+    begin: function that starts the runner on a run directory; moments: as from `moments_to_kill`;
+    kills: list of dict, to which every kill is added.
+    """
+    while True:
+        target, seconds = next(moments)
+        process = begin(run_dir)
+        try:
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            reached = max((p.stem for p in (run_dir / "notebooks").glob("*.ipynb")), default="-")
+            _, alive = kill(process, target)
+        about = {"run": run_dir.name, "target": target, "after": round(seconds, 1)}
+        kills.append({**about, "notebook": reached, "still_alive": alive})
+        print(f"{len(kills):>4} {target:<7} {seconds:>8.1f}  {reached} {alive or ''}", flush=True)
 
 
 def main():
@@ -154,67 +184,29 @@ def main():
     work = options.work or Path(tempfile.mkdtemp(prefix="kills-"))
     arguments = [*tiny_course(work), "--until", options.until]
     with open(work / "log.txt", "a") as log:
-        begin = time.monotonic()
-        if start(arguments, work / "unbroken", log).wait():
+        begin = partial(start, arguments, log=log)
+        began = time.monotonic()
+        if begin(work / "unbroken").wait():
             raise SystemExit(f"The unbroken run failed: {work / 'log.txt'}")
-        longest = options.longest or (time.monotonic() - begin) / 3
-        draw, expected, table, broken = (
-            random.Random(options.seed),
-            results(work / "unbroken"),
-            [],
-            0,
-        )
-        print(f"{'kill':>4} {'run':>4} {'target':<7} {'after, s':>8}  notebook", flush=True)
-        while len(table) < options.kills:
-            broken += 1
-            run_dir = work / f"broken-{broken}"
-            while True:
-                process, target = (
-                    start(arguments, run_dir, log),
-                    ("runner", "kernel")[len(table) % 2],
-                )
-                try:
-                    after = draw.uniform(1, longest)
-                    if len(table) >= options.kills:
-                        after = None
-                    code = process.wait(timeout=after)
-                except subprocess.TimeoutExpired:
-                    reached = max(
-                        (p.stem for p in (run_dir / "notebooks").glob("*.ipynb")), default="-"
-                    )
-                    _, alive = kill(process, target)
-                    table.append(
-                        {
-                            "run": broken,
-                            "target": target,
-                            "after": round(after, 1),
-                            "notebook": reached,
-                            "still_alive": alive,
-                        }
-                    )
-                    print(
-                        f"{len(table):>4} {broken:>4} {target:<7} {after:>8.1f}  {reached} {alive or ''}",
-                        flush=True,
-                    )
-                    continue
-                break
-            got = results(run_dir)
-            wrong = [name for name in expected if got.get(name) != expected[name]]
-            print(
-                f"run {broken}: exit code {code}, "
-                + (f"DIFFERENT: {wrong}" if wrong else f"{len(got)} files the same"),
-                flush=True,
-            )
-            table.append(
-                {"run": broken, "code": code, "different": wrong}
-            ) if wrong or code else None
+        longest = options.longest or (time.monotonic() - began) / 3
+        moments = moments_to_kill(options.kills, longest, options.seed)
+        expected = results(work / "unbroken")
+        print(f"{'kill':>4} {'target':<7} {'after, s':>8}  notebook", flush=True)
+        kills, ends = [], []
+        while len(kills) < options.kills:
+            run_dir = work / f"broken-{len(ends) + 1}"
+            code = run_with_kills(begin, run_dir, moments, kills)
+            found = results(run_dir)
+            different = [name for name in expected if found.get(name) != expected[name]]
+            ends.append({"run": run_dir.name, "code": code, "different": different})
+            said = f"DIFFERENT: {different}" if different else f"{len(found)} files the same"
+            print(f"{run_dir.name}: exit code {code}, {said}", flush=True)
+    wrong = [end for end in ends if end["different"] or end["code"]]
     if options.out:
-        files.write_json(options.out, table)
-    failed = [
-        row for row in table if row.get("different") or row.get("code") or row.get("still_alive")
-    ]
-    print(f"{options.kills} kills over {broken} runs; {len(failed)} things went wrong")
-    return 1 if failed else 0
+        files.write_json(options.out, kills + wrong)
+    wrong += [kill for kill in kills if kill["still_alive"]]
+    print(f"{options.kills} kills over {len(ends)} runs; {len(wrong)} things went wrong")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""QLoRA on Llama 3 8B's architecture, the 2024 article's settings against ours, step by step, in one run on one GPU:
+"""QLoRA on Llama 3 8B's architecture: the 2024 article's settings against ours, on one GPU.
 
 python tests/benchmarks/qlora_8b.py [--steps 30] [--out FILE.json] [--tiny]
 
-The weights are random: speed and memory do not depend on their values, and nothing gated is needed. They are made on
-the device and quantized one matrix at a time, so neither host nor GPU ever holds the model in 16 or 32 bits. Each line
-of the table changes one setting more. --tiny takes a very small model instead, also on a CPU, to try the script out.
+The weights are random: speed and memory do not depend on their values, and nothing gated is needed.
+They are made on the device and quantized one matrix at a time, so neither host nor GPU ever holds
+the model in 16 or 32 bits. Each line of the table changes one setting more. --tiny takes a very
+small model instead, also on a CPU, to try the script out.
 """
 
 import argparse
@@ -80,7 +81,10 @@ CHANGES = [  # (what the table calls it, what changes)
 
 
 def lines(liger):
-    """[(name, settings)], each line with the changes of those before it; liger: whether its package is there."""
+    """[(name, settings)], each line with the changes of those before it.
+
+    liger: whether its package is there.
+    """
     settings, found = dict(ARTICLE), []
     for name, change in CHANGES:
         if "liger" in change and not liger:
@@ -91,7 +95,10 @@ def lines(liger):
 
 
 def random_weight(device):
-    """A function (name, shape) -> bfloat16 tensor on `device`: ones for norms, else normal with deviation 0.02."""
+    """A function (name, shape) -> bfloat16 tensor on `device`.
+
+    Norms are ones, all others normal with deviation 0.02.
+    """
 
     def make(name, shape):
         weight = torch.empty(shape, dtype=torch.bfloat16, device=device)
@@ -103,8 +110,9 @@ def random_weight(device):
 def quantized_model(config, quantization_config, device, weight):
     """A model as `from_pretrained` would quantize it, made from one tensor at a time.
 
-    config: LlamaConfig; quantization_config: BitsAndBytesConfig for 4 bits; device: "cuda" or "cpu";
-    weight: function (name, shape) that returns the unquantized tensor. Only one such tensor lives at any moment.
+    config: LlamaConfig; quantization_config: BitsAndBytesConfig for 4 bits; device: "cuda" or
+    "cpu"; weight: function (name, shape) that returns the unquantized tensor. Only one such tensor
+    lives at any moment.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -114,6 +122,7 @@ def quantized_model(config, quantization_config, device, weight):
     for name, empty in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
+        # The function is called in place: a name for its result would keep the tensor alive.
         if isinstance(module, bnb.nn.Linear4bit):
             value = bnb.nn.Params4bit(
                 weight(name, empty.shape), requires_grad=False, **empty.__dict__
@@ -121,31 +130,33 @@ def quantized_model(config, quantization_config, device, weight):
         else:
             value = torch.nn.Parameter(weight(name, empty.shape).to(device), requires_grad=False)
         setattr(module, leaf, value)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(
-        device
-    )  # no parameters, but buffers
+    # No parameters, but buffers.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     return quantizer.postprocess_model(model)
 
 
 def rows(count, vocabulary, longest, seed=0):
-    """`count` rows of random tokens as SFTTrainer takes them: lengths around 200 with a long tail, answers of 2 to 64."""
+    """`count` rows of random tokens, as SFTTrainer takes them.
+
+    Lengths lie around 200 tokens with a long tail, those of answers between 2 and 64.
+    """
     generator, made = random.Random(seed), []
     for _ in range(count):
         length = min(longest, max(24, int(generator.lognormvariate(5.3, 0.7))))
         answer = generator.randint(2, min(64, length // 2))
         tokens = [generator.randrange(2, vocabulary) for _ in range(length)]
-        made.append(
-            {"input_ids": tokens, "completion_mask": [0] * (length - answer) + [1] * answer}
-        )
+        mask = [0] * (length - answer) + [1] * answer
+        made.append({"input_ids": tokens, "completion_mask": mask})
     return Dataset.from_list(made)
 
 
 def flops(model, data):
     """Useful floating-point operations (float) of training one token of `data`, a mean.
 
-    2 for each weight forward and 2 for the gradient of its input; 2 more for adapters, whose own gradient is needed
-    (Kaplan et al., 2020, section 2.1, less what frozen weights save). The output layer works at answer positions
-    only. Recomputing under checkpointing is not useful work; attention scores, below 1 % at these lengths, are left out.
+    2 for each weight forward and 2 for the gradient of its input; 2 more for adapters, whose own
+    gradient is needed (Kaplan et al., 2020, section 2.1, less what frozen weights save). The output
+    layer works at answer positions only. Recomputing under checkpointing is not useful work;
+    attention scores, below 1 % at these lengths, are left out.
     """
     layers = [module for name, module in model.named_modules() if hasattr(module, "lora_A")]
     frozen = sum(layer.in_features * layer.out_features for layer in layers)
@@ -155,7 +166,7 @@ def flops(model, data):
 
 
 def matrix_rate(device, size):
-    """Operations a second (float) of a bfloat16 product of two `size` x `size` matrices, the best of several."""
+    """Operations a second (float) of a bfloat16 product of two `size` x `size` matrices."""
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -183,17 +194,45 @@ class Clock(TrainerCallback):
 
 
 def measure(settings, shape, data, device, warm_up, folder):
-    """Train one epoch on `data` with `settings`; returns tokens_per_second, peak_gb and flops_per_token (dict)."""
+    """Train one epoch on `data` with `settings` (dict), a line of the table.
+
+    shape: arguments of LlamaConfig; warm_up: updates that are not timed; folder: for what the
+    Trainer writes. Returns {"tokens_per_second": …, "peak_gb": …, "flops_per_token": …}.
+    """
     gpu = device == "cuda"
     set_seed(0)
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    model = adapted_model(settings, shape, device)
+    clock = Clock(device)
+    trainer = SFTTrainer(
+        model=model,
+        args=training_config(settings, gpu, folder),
+        train_dataset=data,
+        callbacks=[clock],
+        processing_class=tokenizer(),
+    )
+    trainer.remove_callback(PrinterCallback)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # as 03 does
+    trainer.train()
+    (start, before), (end, after) = clock.ticks[warm_up - 1], clock.ticks[-1]
+    return {
+        "tokens_per_second": (after - before) / (end - start),
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else resources.peak_mb() / 1e3,
+        "flops_per_token": flops(model, data),
+    }
+
+
+def adapted_model(settings, shape, device):
+    """A quantized model with the article's adapter; arguments as in `measure`."""
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
         bnb_4bit_use_double_quant=settings["double_quant"],
     )
-    if gpu:
-        torch.cuda.reset_peak_memory_stats()
     model = quantized_model(LlamaConfig(**shape), quantization, device, random_weight(device))
     loading.keep_trainable_after_evaluation(model)
     model.config.use_cache = False
@@ -207,9 +246,19 @@ def measure(settings, shape, data, device, warm_up, folder):
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(model, lora)
+    return get_peft_model(model, lora)
+
+
+def tokenizer():
+    """A tokenizer of the two marks that the Trainer needs; the rows are tokens already."""
     marks = {"<|pad|>": 0, "<|end|>": 1}
-    config = SFTConfig(
+    words = Tokenizer(WordLevel(marks, unk_token="<|pad|>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+def training_config(settings, gpu, folder):
+    """SFTConfig for `settings`; arguments as in `measure`."""
+    return SFTConfig(
         output_dir=folder,
         num_train_epochs=1,
         learning_rate=1e-4,
@@ -230,44 +279,20 @@ def measure(settings, shape, data, device, warm_up, folder):
         disable_tqdm=True,
         logging_steps=1000,
     )
-    clock = Clock(device)
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=data,
-        callbacks=[clock],
-        processing_class=PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(WordLevel(marks, unk_token="<|pad|>")),
-            pad_token="<|pad|>",
-            eos_token="<|end|>",
-        ),
-    )
-    trainer.remove_callback(PrinterCallback)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # as 03 does
-    trainer.train()
-    (start, before), (end, after) = clock.ticks[warm_up - 1], clock.ticks[-1]
-    return {
-        "tokens_per_second": (after - before) / (end - start),
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if gpu else resources.peak_mb() / 1e3,
-        "flops_per_token": flops(model, data),
-    }
 
 
 def table(found, rate):
     """The measurements [(name, dict)] as a Markdown table; rate: measured operations a second."""
-    head = (
-        "| settings | tokens/s | peak memory, GB | share of the matrix rate |\n|---|---:|---:|---:|"
-    )
-    body = [
-        f"| {name} | {row['tokens_per_second']:,.0f} | {row['peak_gb']:.1f} | "
-        f"{row['tokens_per_second'] * row['flops_per_token'] / rate:.1%} |"
-        if row
-        else f"| {name} | out of memory | | |"
-        for name, row in found
-    ]
-    return "\n".join([head, *body])
+    shown = ["| settings | tokens/s | peak memory, GB | share of the matrix rate |"]
+    shown.append("|---|---:|---:|---:|")
+    for name, row in found:
+        if row:
+            speed, peak = row["tokens_per_second"], row["peak_gb"]
+            share = speed * row["flops_per_token"] / rate
+            shown.append(f"| {name} | {speed:,.0f} | {peak:.1f} | {share:.1%} |")
+        else:
+            shown.append(f"| {name} | out of memory | | |")
+    return "\n".join(shown)
 
 
 def main(arguments=None):
@@ -305,7 +330,8 @@ def main(arguments=None):
         print(name, found[-1][1], flush=True)
     where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(
-        f"\n{where}, {rate / 1e12:.2f} TFLOP/s in a bfloat16 matrix product, {resources.peak_mb() / 1e3:.1f} GB of host memory\n"
+        f"\n{where}, {rate / 1e12:.2f} TFLOP/s in a bfloat16 matrix product, "
+        f"{resources.peak_mb() / 1e3:.1f} GB of host memory\n"
     )
     print(table(found, rate))
     if options.out:

@@ -1,9 +1,11 @@
-"""How long it takes until something happens: python tests/benchmarks/startup.py [--run-dir runs/default] [--out FILE.json]
+"""How long it takes until something happens.
 
-Import of each module of `helpers` in a fresh process; the model's preparation with an empty cache and again with a full
-one; and for each notebook the start of its kernel, its first cell, and everything up to the first cell that loads or
-reads something (parameters checked, libraries imported). 02 to 05 need the results of an earlier run in --run-dir,
-which is copied and stays as it is.
+python tests/benchmarks/startup.py [--run-dir runs/default] [--out FILE.json]
+
+Import of each module of `helpers` and of the command line in a fresh process; the model's
+preparation with an empty cache and again with a full one; and for each notebook the start of its
+kernel, its first cell, and everything up to the cell that checks its parameters. 02 to 05 need the
+results of an earlier run in --run-dir, which is copied and stays as it is.
 """
 
 import argparse
@@ -37,8 +39,19 @@ def seconds(command, **environment):
     return time.monotonic() - began
 
 
+def modules():
+    """Names (list of str) of the modules of `helpers`, and of the command line."""
+    found = []
+    for path in sorted((folders.REPOSITORY / "helpers").rglob("[!_]*.py")):
+        found.append(".".join(path.relative_to(folders.REPOSITORY).with_suffix("").parts))
+    return [*found, "course.__main__"]
+
+
 def first_cells(name, run_dir):
-    """Seconds until the kernel of notebook `name` is up, its first code cell has run, and its first import of a helper."""
+    """Seconds until the kernel of notebook `name` is up, its first code cell has run, and its Step.
+
+    run_dir: the run directory (Path). Returns a list of three floats.
+    """
     notebook = nbformat.read(folders.REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
     os.environ["COURSE_RUN_DIR"] = str(run_dir)
     quiet = Config({"KernelManager": {"transport_encryption": "auto"}})  # or each kernel warns
@@ -54,9 +67,45 @@ def first_cells(name, run_dir):
             if cell.cell_type == "code":
                 client.execute_cell(cell, index)
                 found.append(time.monotonic() - began)
-                if "artefacts.Step(" in cell.source:
+                if "Step(" in cell.source:
                     return [found[0], found[1], found[-1]]
     raise ValueError(f"{name} makes no Step")
+
+
+def imports():
+    """{module: seconds its import takes beyond Python's own start}; also printed."""
+    nothing, found = seconds([sys.executable, "-c", "pass"]), {}
+    print(f"{'import of':32}{'seconds':>9}   (beyond Python's own start)")
+    for name in modules():
+        times = [seconds([sys.executable, "-c", f"import {name}"]) for _ in range(ROUNDS)]
+        found[name] = max(0.0, statistics.median(times) - nothing)
+        print(f"{name:32}{found[name]:9.2f}", flush=True)
+    return found
+
+
+def preparation():
+    """Seconds that the model's preparation takes with an empty cache and with a full one."""
+    command = [sys.executable, "-m", "course", "model"]
+    with tempfile.TemporaryDirectory() as cache:
+        first, again = (seconds(command, XDG_CACHE_HOME=cache) for _ in range(2))
+    print(f"model fetched and converted: {first:.1f} s; found in the cache: {again:.1f} s")
+    return [first, again]
+
+
+def starts(run_dir):
+    """{notebook: medians as from `first_cells`} on copies of a finished run; also printed."""
+    found = {}
+    print(f"{'notebook':24}{'kernel':>9}{'first cell':>12}{'parameters checked':>20}   (seconds)")
+    ignored = shutil.ignore_patterns("practice_hub", "checkpoints", "notebooks", ".*")
+    for name in parameters.NOTEBOOKS:
+        rounds = []
+        for _ in range(ROUNDS):
+            with tempfile.TemporaryDirectory() as folder:  # a notebook may change what it finds
+                copy = shutil.copytree(run_dir, Path(folder) / "run", ignore=ignored)
+                rounds.append(first_cells(name, copy))
+        found[name] = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        print("{:24}{:9.2f}{:12.2f}{:20.2f}".format(name, *found[name]), flush=True)
+    return found
 
 
 def main():
@@ -66,46 +115,14 @@ def main():
     options = parser.parse_args()
     if not (Path(options.run_dir) / "05_evaluate" / "metrics.json").is_file():
         sys.exit(
-            f"{options.run_dir} is no finished run: run the course first (make course), or name one with --run-dir."
+            f"{options.run_dir} is no finished run: run the course first (make course), or name "
+            "one with --run-dir."
         )
-    nothing = seconds([sys.executable, "-c", "pass"])
-    found = {"import": {}, "notebook": {}}
-    print(f"{'import of':24}{'seconds':>9}   (beyond Python's own start)")
-    for path in sorted((folders.REPOSITORY / "helpers").glob("[!_]*.py")):
-        times = [
-            seconds([sys.executable, "-c", f"import helpers.{path.stem}"]) for _ in range(ROUNDS)
-        ]
-        found["import"][path.stem] = max(0.0, statistics.median(times) - nothing)
-        print(f"helpers.{path.stem:16}{found['import'][path.stem]:9.2f}", flush=True)
-    with tempfile.TemporaryDirectory() as cache:
-        found["model"] = [
-            seconds([sys.executable, "-m", "course", "model"], XDG_CACHE_HOME=cache)
-            for _ in range(2)
-        ]
-    print(
-        "model fetched and converted: {:.1f} s; found in the cache: {:.1f} s".format(
-            *found["model"]
-        ),
-        flush=True,
-    )
-    print(
-        f"{'notebook':24}{'kernel':>9}{'first cell':>12}{'parameters checked':>20}   (seconds since the start)"
-    )
-    for name in parameters.NOTEBOOKS:
-        rounds = []
-        for _ in range(ROUNDS):
-            with (
-                tempfile.TemporaryDirectory() as folder
-            ):  # a notebook that begins counts as not done
-                ignored = shutil.ignore_patterns("practice_hub", "checkpoints", "notebooks", ".*")
-                copy = shutil.copytree(
-                    Path(options.run_dir).resolve(), Path(folder) / "run", ignore=ignored
-                )
-                rounds.append(first_cells(name, copy))
-        found["notebook"][name] = [
-            statistics.median(column) for column in zip(*rounds, strict=True)
-        ]
-        print("{:24}{:9.2f}{:12.2f}{:20.2f}".format(name, *found["notebook"][name]), flush=True)
+    found = {
+        "import": imports(),
+        "model": preparation(),
+        "notebook": starts(Path(options.run_dir).resolve()),
+    }
     if options.out:
         files.write_json(options.out, found)
 

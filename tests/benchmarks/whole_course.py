@@ -1,9 +1,12 @@
-"""How long the whole course takes: python tests/benchmarks/course.py [--rounds 1] [--out FILE.json] [-p NAME VALUE …]
+"""How long the whole course takes.
 
-The runner on all five notebooks, each round in a run directory of its own that is removed afterwards. Prints the seconds
-and the peak memory of each notebook as its manifest has them, and of the whole command, kernels' starts included: the
-median of the rounds, and in brackets from the least to the most. What this command does not know goes to the runner:
-`-p precision float32` shows a machine without fast bfloat16, `-p max_rows 200` a shorter course.
+python tests/benchmarks/whole_course.py [--rounds 1] [--out FILE.json] [-p NAME VALUE …]
+
+The runner on all five notebooks, each round in a run directory of its own that is removed
+afterwards. Prints the seconds and the peak memory of each notebook as its manifest has them, and of
+the whole command, kernels' starts included: the median of the rounds, and in brackets from the
+least to the most. What this command does not know goes to the runner: `-p precision float32` shows
+a machine without fast bfloat16, `-p max_rows 200` a shorter course.
 """
 
 import argparse
@@ -22,7 +25,10 @@ WHOLE = "the whole course"
 
 
 def once(arguments):
-    """Run the course with the runner's `arguments`; returns {notebook or WHOLE: (seconds, peak memory in MB)}."""
+    """Run the course with the runner's `arguments` (list of str).
+
+    Returns {notebook or WHOLE: (seconds, peak memory in MB)}. Ends this process when a run fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "course", "run", *arguments, "--run-dir", folder]
         began = time.monotonic()
@@ -31,14 +37,16 @@ def once(arguments):
         if done.returncode:
             print(done.stderr, file=sys.stderr)
             sys.exit(done.returncode)
-        manifests = {
-            name: manifests.read_manifest(Path(folder), name) for name in parameters.NOTEBOOKS
-        }
-    found = {
-        name: (manifest["seconds"], manifest["peak_memory_mb"])
-        for name, manifest in manifests.items()
-    }
+        found = {}
+        for name in parameters.NOTEBOOKS:
+            manifest = manifests.read_manifest(Path(folder), name)
+            found[name] = manifest["seconds"], manifest["peak_memory_mb"]
     return found | {WHOLE: (seconds, max(peak for _, peak in found.values()))}
+
+
+def spread(values):
+    """Median of `values` and, in brackets, from the least to the most (str)."""
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 def main():
@@ -52,16 +60,9 @@ def main():
     found = {}
     print(f"{'notebook':24}{'seconds':>26}{'peak MB':>26}")
     for name in rounds[0]:
-        shown = ""
-        for what, values in zip(
-            ("seconds", "peak_memory_mb"),
-            zip(*(one[name] for one in rounds), strict=True),
-            strict=True,
-        ):
-            found.setdefault(name, {})[what] = values
-            spread = f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
-            shown += f"{spread:>26}"
-        print(f"{name:24}{shown}")
+        seconds, peaks = zip(*(one[name] for one in rounds), strict=True)
+        found[name] = {"seconds": seconds, "peak_memory_mb": peaks}
+        print(f"{name:24}{spread(seconds):>26}{spread(peaks):>26}")
     if options.out:
         files.write_json(
             options.out, {"arguments": others, "rounds": options.rounds, "figures": found}

@@ -1,12 +1,24 @@
-"""Exercises: learners' versions follow from the solutions, and checks tell right from wrong and say why."""
+"""Exercises: learners' versions follow from solutions; checks tell right from wrong, and why."""
 
 import json
 import shutil
 
+import bitsandbytes.functional as F
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from nbclient import NotebookClient
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
 
 from course import exercises
 from helpers import checking
@@ -28,40 +40,29 @@ def test_learners_versions_are_in_step(tmp_path, monkeypatch):
 
 def test_missing_results_get_one_sentence_that_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_RUN_DIR", str(tmp_path))
-    with pytest.raises(
-        checking.NotYet, match="03_train has not been run .* run 03_train first.*catch_up 03"
-    ):
+    said = "03_train has not been run .* run 03_train first.*python -m course catch-up 03"
+    with pytest.raises(checking.NotYet, match=said):
         checking.results("03_train")
 
 
 def merged_by_peft(folder, adapter, model, tokenizer):
     """Merge into weights that were rounded to NF4, with PEFT's own code."""
-    import bitsandbytes.functional as F
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     base = AutoModelForCausalLM.from_pretrained(model)
     for name, weight in base.named_parameters():
         if "proj" in name:
-            weight.data = F.dequantize_4bit(
-                *F.quantize_4bit(weight.data, quant_type="nf4", compress_statistics=True)
-            )
+            quantized = F.quantize_4bit(weight.data, quant_type="nf4", compress_statistics=True)
+            weight.data = F.dequantize_4bit(*quantized)
     loading.add_pad_row(base, tokenizer)
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def adapted(folder, model, tokenizer):
-    """An adapter whose updates are small in the first layer, below half a step of NF4, and large in the second."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
+    """An adapter with updates under half a step of NF4 in the first layer, large in the second."""
     base = AutoModelForCausalLM.from_pretrained(model)
     loading.add_pad_row(base, tokenizer)
-    tuned = get_peft_model(
-        base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned = get_peft_model(base, lora)
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.002 if "layers.0" in name else 0.3)
@@ -69,33 +70,17 @@ def adapted(folder, model, tokenizer):
 
 
 def logged(steps, peak):
-    """What the Trainer would log: a falling training loss, a validation loss that turns, the rates of transformers' schedule."""
-    import torch
-    from transformers import get_cosine_schedule_with_warmup
-
+    """What the Trainer would log: a falling loss, a validation loss that turns, a cosine rate."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
     schedule = get_cosine_schedule_with_warmup(optimizer, 3, steps)
     history = []
     for step in range(1, steps + 1):
-        rate = schedule.get_last_lr()[0]
-        history.append(
-            {
-                "step": step,
-                "epoch": 3 * step / steps,
-                "loss": 4 / step + 0.01 * (step % 3),
-                "learning_rate": rate,
-            }
-        )
+        when, rate = {"step": step, "epoch": 3 * step / steps}, schedule.get_last_lr()[0]
+        history.append({**when, "loss": 4 / step + 0.01 * (step % 3), "learning_rate": rate})
         optimizer.step()
         schedule.step()
         if step % 6 == 0:
-            history.append(
-                {
-                    "step": step,
-                    "epoch": 3 * step / steps,
-                    "eval_loss": 0.6 + 0.001 * (step - 14) ** 2,
-                }
-            )
+            history.append({**when, "eval_loss": 0.6 + 0.001 * (step - 14) ** 2})
     return history
 
 
@@ -121,22 +106,22 @@ def answered(rows):
 
 
 SYSTEM_PROMPT = (
-    "Does the document report or ask about a problem with drinking water, its quality or its supply? "
-    "Answer relevant or irrelevant."
+    "Does the document report or ask about a problem with drinking water, its quality or its "
+    "supply? Answer relevant or irrelevant."
 )
 
 
 @pytest.fixture(scope="module")
 def small_run(tiny, tmp_path_factory):
-    """A run directory put together by hand: real rows, a tiny random model and its adapter, made-up losses and answers."""
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, set_seed
+    """A run directory put together by hand.
 
+    It holds real rows, a tiny random model and its adapter, made-up losses and answers.
+    """
     set_seed(1)
     folder = tmp_path_factory.mktemp("run")
     model = folder / "model"
-    LlamaForCausalLM(AutoConfig.from_pretrained(tiny, initializer_range=0.1)).save_pretrained(
-        model
-    )  # learns faster
+    learns_fast = AutoConfig.from_pretrained(tiny, initializer_range=0.1)
+    LlamaForCausalLM(learns_fast).save_pretrained(model)
     parameters = {
         "01_data": {"model_id": str(model)},
         "04_merge_push": {},
@@ -145,38 +130,41 @@ def small_run(tiny, tmp_path_factory):
     }
     for name, values in parameters.items():
         (folder / name).mkdir()
-        files.write_json(folder / name / "manifest.json", {"parameters": values})
+        manifest = {"parameters": values, "results": ""}
+        files.write_json(folder / name / "manifest.json", manifest)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
     tokenizer.save_pretrained(folder / "01_data" / "tokenizer")
     table = pd.read_csv(folders.REPOSITORY / "data" / "inbox.csv", dtype=str)
     longest = table.loc[table["question"].str.len().sort_values(ascending=False).index]
     for name, part in (("train", longest[:450]), ("validation", longest[450:530])):
-        rows = [
-            {
-                "id": f"{name}{i}",
-                "question": q,
-                "answer": a,
-                "prompt": chats.messages(SYSTEM_PROMPT, q),
-                "completion": [{"role": "assistant", "content": a}],
-            }
-            for i, (q, a) in enumerate(zip(part["question"], part["answer"], strict=True))
-        ]
-        (folder / "01_data" / f"{name}.jsonl").write_text(
-            "\n".join(map(json.dumps, rows)), encoding="utf-8"
-        )
-    adapted(folder / "03_train" / "adapter", model, tokenizer)
-    files.write_json(
-        folder / "03_train" / "metrics.json", {"steps": 24, "log_history": logged(24, 1e-3)}
-    )
-    merged_by_peft(
-        folder / "04_merge_push" / "merged", folder / "03_train" / "adapter", model, tokenizer
-    )
+        write_rows(folder / "01_data" / f"{name}.jsonl", name, part)
+    adapter = folder / "03_train" / "adapter"
+    adapted(adapter, model, tokenizer)
+    metrics = {"steps": 24, "log_history": logged(24, 1e-3)}
+    files.write_json(folder / "03_train" / "metrics.json", metrics)
+    merged_by_peft(folder / "04_merge_push" / "merged", adapter, model, tokenizer)
     files.write_json(folder / "04_merge_push" / "merge_check.json", {"merged_into": "dequantized"})
-    answered(300).to_json(
-        folder / "05_evaluate" / "predictions.jsonl", orient="records", lines=True
-    )
+    predictions = folder / "05_evaluate" / "predictions.jsonl"
+    answered(300).to_json(predictions, orient="records", lines=True)
     return folder
+
+
+def write_rows(path, name, table):
+    """Write the rows of `table` (DataFrame) to `path` as 01 does; their ids begin with `name`."""
+    lines = []
+    for number, (question, answer) in enumerate(
+        zip(table["question"], table["answer"], strict=True)
+    ):
+        row = {
+            "id": f"{name}{number}",
+            "question": question,
+            "answer": answer,
+            "prompt": chats.messages(SYSTEM_PROMPT, question),
+            "completion": [{"role": "assistant", "content": answer}],
+        }
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 @pytest.fixture
@@ -203,7 +191,7 @@ def new_namespace():
 
 def run_cell(source, namespace):
     """Run a cell in this process, which takes seconds less than a kernel."""
-    exec(source, namespace)  # noqa: S102
+    exec(source, namespace)
 
 
 def is_check(source):
@@ -224,23 +212,22 @@ def test_no_check_passes_before_it_is_filled_in(name, there):
 
 
 def test_a_learner_s_notebook_in_a_real_kernel(there):
-    from nbclient import NotebookClient
-
     notebook = nbformat.read("05_evaluate.ipynb", 4)
     NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             errors = [output for output in cell.outputs if output.output_type == "error"]
-            assert [error.ename for error in errors] == (
-                ["NotYet"] if is_check(cell.source) else []
-            )
-            assert all(
-                len(error.traceback) == 1 and error.traceback[0].startswith("Not yet: give ")
-                for error in errors
-            )
+            wanted = ["NotYet"] if is_check(cell.source) else []
+            assert [error.ename for error in errors] == wanted
+            for error in errors:
+                [line] = error.traceback
+                assert line.startswith("Not yet: give ")
 
 
-ENDS = "np.percentile(np.random.default_rng(1).choice(c, (2000, {rows})).mean(axis=1), [{cut}, 100 - {cut}])"
+ENDS = (
+    "np.percentile(np.random.default_rng(1).choice(c, (2000, {rows})).mean(axis=1), "
+    "[{cut}, 100 - {cut}])"
+)
 WRONG = {  # notebook: exercise: (what a learner may have written, what the hint says)
     "01_data": [
         [
@@ -262,7 +249,8 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
             ("cannot_stop = []", "cannot_stop lacks"),
             ("cannot_stop = cannot_stop + train_on_nothing[:1]", "other list alone"),
             (
-                "cannot_stop = cannot_stop + [i for i, n in zip(train['id'], tokens) if n == limit + 1]",
+                "cannot_stop = cannot_stop + [i for i, n in zip(train['id'], tokens) "
+                "if n == limit + 1]",
                 "keeps the mark",
             ),
             ("needed = limit", "still lose"),
@@ -340,11 +328,13 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
             ("rate = lambda update: peak", "what is rate(0)"),
             ("old = rate; rate = lambda update: old(max(update - 1, 0))", "off by one"),
             (
-                "old = rate; rate = lambda u: old(u) if u < warmup_updates else peak * (1 + math.cos(math.pi * u / steps)) / 2",
+                "old = rate; rate = lambda u: old(u) if u < warmup_updates "
+                "else peak * (1 + math.cos(math.pi * u / steps)) / 2",
                 "at its peak",
             ),
             (
-                "old = rate; rate = lambda u: min(old(u), peak * (steps - u) / (steps - warmup_updates))",
+                "old = rate; rate = lambda u: "
+                "min(old(u), peak * (steps - u) / (steps - warmup_updates))",
                 "half a cosine",
             ),
             (
@@ -428,7 +418,8 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
         ],
         [
             (
-                "table = {**table, 'only_first': table['only_second'], 'only_second': table['only_first']}",
+                "table = {**table, 'only_first': table['only_second'], "
+                "'only_second': table['only_first']}",
                 "mixed up",
             ),
             ("table = {**table, 'only_first': first.sum()}", "the other wrong"),

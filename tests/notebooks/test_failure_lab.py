@@ -1,4 +1,4 @@
-"""The failure lab's checks: its own cures pass, plausible wrong and half-right ones fail with the hint that fits."""
+"""The failure lab's checks: its cures pass, wrong and half-right ones get the hint that fits."""
 
 import sys
 from collections import Counter
@@ -7,12 +7,15 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from course import exercises
 from helpers import checking
 from helpers.data import splits
 from helpers.model import loading
-from helpers.records import weights
+from helpers.records import folders, weights
 
 sys.path.insert(0, str(exercises.FOLDER))
 import checks_failure_lab as checks
@@ -21,12 +24,9 @@ import checks_failure_lab as checks
 @pytest.fixture(scope="module")
 def tokenizers():
     """The default model's tokenizer: (with a beginning added, as it is)."""
-    from transformers import AutoTokenizer
-
     folder = loading.find(weights.DEFAULT_MODEL)
-    return AutoTokenizer.from_pretrained(folder, add_bos_token=True), AutoTokenizer.from_pretrained(
-        folder
-    )
+    adding = AutoTokenizer.from_pretrained(folder, add_bos_token=True)
+    return adding, AutoTokenizer.from_pretrained(folder)
 
 
 def refused(hint):
@@ -35,10 +35,6 @@ def refused(hint):
 
 def adapted(targets):
     """As in the notebook: what a LoraConfig with these targets reaches, without weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.from_pretrained(loading.find(weights.DEFAULT_MODEL), num_hidden_layers=1)
     with torch.device("meta"):
         lora = LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")
@@ -76,9 +72,8 @@ def test_two_beginnings(tokenizers):
     def by_text(tokenizer, messages):
         return tokenizer(text(tokenizer, messages), add_special_tokens=False)["input_ids"]
 
-    assert (
-        checks.begins_once(template, *tokenizers) == checks.begins_once(by_text, *tokenizers) == 6
-    )
+    assert checks.begins_once(template, *tokenizers) == 6
+    assert checks.begins_once(by_text, *tokenizers) == 6
     for wrong, hint in (
         (..., "still three dots"),
         (lambda tokenizer, messages: ..., "three dots"),
@@ -113,7 +108,10 @@ def test_masked_labels(tokenizers):
         return [-100] * ends[-1] + ids[ends[-1] :] if ends else [-100] * len(ids)
 
     chats = [[*chat, {"role": "assistant", "content": "irrelevant"}] for chat in checks.CHATS]
-    check = lambda mark: checks.answer_mark(mark, labels_after, tokenizer, chats)
+
+    def check(mark):
+        return checks.answer_mark(mark, labels_after, tokenizer, chats)
+
     assert check("<|im_start|>assistant\n") == 3
     for wrong, hint in (
         (..., "three dots"),
@@ -129,11 +127,8 @@ def test_masked_labels(tokenizers):
 
 
 def test_kept_apart():
-    texts = (
-        pd.read_csv(exercises.FOLDER.parent.parent / "data" / "inbox.csv")["question"]
-        .head(12)
-        .tolist()
-    )
+    inbox = pd.read_csv(folders.REPOSITORY / "data" / "inbox.csv")
+    texts = inbox["question"].head(12).tolist()
     rows = pd.DataFrame({"question": texts + [text.upper() + "!" for text in texts]})
     test = rows.iloc[[0, 5]]
     groups = splits.near_duplicate_groups(rows["question"].tolist(), 0.7)
@@ -153,21 +148,15 @@ def test_kept_apart():
 
 def test_generation_prompt(tokenizers):
     tokenizer = tokenizers[1]
-    render = lambda messages, **options: tokenizer.apply_chat_template(
-        messages, tokenize=False, **options
-    )
-    assert (
-        checks.asks_for_answer(
-            lambda messages: render(messages, add_generation_prompt=True), tokenizer
-        )
-        == 3
-    )
-    assert (
-        checks.asks_for_answer(
-            lambda messages: render(messages) + "<|im_start|>assistant\n", tokenizer
-        )
-        == 3
-    )
+
+    def render(messages, **options):
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    for right in (
+        lambda messages: render(messages, add_generation_prompt=True),
+        lambda messages: render(messages) + "<|im_start|>assistant\n",
+    ):
+        assert checks.asks_for_answer(right, tokenizer) == 3
     for wrong, hint in (
         (lambda messages: ..., "three dots"),
         (
@@ -183,14 +172,12 @@ def test_generation_prompt(tokenizers):
 
 
 def test_template(tokenizers):
-    from transformers import AutoTokenizer
-
     tokenizer = tokenizers[1]
     served = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     assert checks.same_template(served, tokenizer) == 3
     served.chat_template = (  # without the system turn that the model's own puts in
-        "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        "{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     for wrong, hint in (
         (..., "three dots"),
@@ -208,7 +195,10 @@ def test_rate():
         1e-5: [6.0, 5.9, 5.9, 5.8, 5.8],
         1.0: [6.0, float("nan")],
     }
-    check = lambda rate: checks.rate(rate, lambda rate: (curves[rate], None))
+
+    def check(rate):
+        return checks.rate(rate, lambda rate: (curves[rate], None))
+
     assert check(1e-3)[-1] == 0.6
     for wrong, hint in (
         (..., "three dots"),
@@ -242,10 +232,12 @@ def test_padding(tokenizers):
 
 
 def test_scaling():
-    from peft import LoraConfig
+    def right(config):
+        return config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
 
-    right = lambda config: config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
-    check = lambda scale: checks.scaling(scale, LoraConfig, lambda factor: abs(factor - 4))
+    def check(scale):
+        return checks.scaling(scale, LoraConfig, lambda factor: abs(factor - 4))
+
     assert check(right) == 0
     for wrong, hint in (
         (..., "three dots"),
@@ -264,7 +256,10 @@ def test_scaling():
 
 def test_base():
     losses = {"model": 6.2, "model-final": 0.4, "model-final-2": 3.0}
-    check = lambda name, loss: checks.right_base(name, loss, losses, "model")
+
+    def check(name, loss):
+        return checks.right_base(name, loss, losses, "model")
+
     assert check("model", 6.21) == 6.2
     for name, loss, hint in (
         (..., 6.2, "base_name is still"),
@@ -279,7 +274,7 @@ def test_base():
 
 
 def test_learners_version_waits_for_answers():
-    """Every starting point stands in the learner's version, no cure does, and each is followed by its check."""
+    """Every starting point stands in the learner's version without its cure, before its check."""
     notebook = nbformat.read(exercises.FOLDER / "failure_lab.ipynb", 4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     for name in (
