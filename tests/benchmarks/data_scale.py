@@ -1,9 +1,10 @@
-"""How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 …] [--out FOLDER]
+"""How notebook 01 grows with rows: python tests/benchmarks/data_scale.py [--rows 10000 100000 …]
 
-Makes a question/answer file of so many rows (8 to 32 made-up words, as unevenly frequent as those of a language; one row
-in fifty nearly repeats the one before), runs 01_data on it in a process of its own, and prints seconds, milliseconds a row
-and peak memory as the manifest has them, and the exponent of growth between the two largest sizes (1: linear); --out also
-writes them as JSON and as a plot.
+Makes a question/answer file of so many rows (8 to 32 made-up words, as unevenly frequent as those
+of a language; one row in fifty nearly repeats the one before), runs 01_data on it in a process of
+its own, and prints seconds, milliseconds a row and peak memory as the manifest has them, and the
+exponent of growth between the two largest sizes (1: linear). --out FOLDER also writes them as JSON
+and as a plot.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from helpers.records import files, manifests
 
 
 def make(path, rows, seed=0):
-    """Write a CSV file of `rows` rows to `path`."""
+    """Write a CSV file of `rows` (int) questions and answers to `path`; `seed` picks the words."""
     generator = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgk"
     vocabulary = [
@@ -41,23 +42,12 @@ def make(path, rows, seed=0):
             writer.writerow([" ".join(words), ("yes", "no", "maybe")[number % 3]])
 
 
-def measure(rows, folder):
-    """Run 01_data on a file of `rows` rows; returns the figures (dict)."""
-    data, run_dir = Path(folder) / f"{rows}.csv", Path(folder) / f"run{rows}"
+def measure(rows, work):
+    """Run 01_data on a file of `rows` rows in the folder `work`; returns the figures (dict)."""
+    data, run_dir = Path(work) / f"{rows}.csv", Path(work) / f"run{rows}"
     make(data, rows)
-    command = [
-        sys.executable,
-        "-m",
-        "course",
-        "run",
-        "--run-dir",
-        run_dir,
-        "--until",
-        "01",
-        "-p",
-        "data_path",
-        data,
-    ]
+    command = [sys.executable, "-m", "course", "run", "--run-dir", run_dir, "--until", "01"]
+    command += ["-p", "data_path", data]
     subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
     manifest = manifests.read_manifest(run_dir, "01_data")
     return {
@@ -77,20 +67,20 @@ def main():
         "--out", type=folder, help="also write data_scale.json and data_scale.png to this folder"
     )
     options = parser.parse_args()
-    found = []
+    figures = []
     print(f"{'rows':>9}{'seconds':>10}{'ms/row':>9}{'peak MB':>9}", flush=True)
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as work:
-            found.append(measure(rows, work))
+            figures.append(measure(rows, work))
         print(
-            "{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**found[-1]),
+            "{rows:>9}{seconds:>10.1f}{ms_per_row:>9.3f}{peak_memory_mb:>9}".format(**figures[-1]),
             flush=True,
         )
         if options.out:  # after each: the next may be stopped
-            files.write_json(options.out / "data_scale.json", found)
-    tell_exponent(found, "rows")
+            files.write_json(options.out / "data_scale.json", figures)
+    tell_exponent(figures, "rows")
     if options.out:
-        plot({"01: more rows": (found, "rows")}, options.out / "data_scale.png")
+        plot({"01: more rows": (figures, "rows")}, options.out / "data_scale.png")
 
 
 if __name__ == "__main__":
