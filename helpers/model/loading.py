@@ -99,6 +99,19 @@ def dequantized(model, storage="auto"):
     return model.dequantize() if choice == "dequantized" else model
 
 
+def ready_for_training(model, tokenizer, storage="auto"):
+    """`model`, a base just loaded, as training wants it: returned, and changed in place.
+
+    Its weights are `dequantized` as `storage` says, it can be trained further after an evaluation,
+    every token of `tokenizer` has a row, and past tokens are not kept, which only generation needs.
+    """
+    model = dequantized(model, storage)
+    keep_trainable_after_evaluation(model)
+    add_pad_row(model, tokenizer)
+    model.config.use_cache = False
+    return model
+
+
 def load_adapter(adapter, model_folder, quantization_config, dtype):
     """Load a saved adapter onto its base. Returns (model, tokenizer).
 

@@ -81,6 +81,11 @@ class Step:
         """Parameters (dict) with which an earlier notebook ran."""
         return manifests.read_manifest(self.run_dir, notebook)["parameters"]
 
+    def one_process_from_here(self):
+        """Let all processes but the first end here; one alone, as in a notebook, goes on."""
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(0)
+
     def finish(self, leave_out=()):
         """Write the step's manifest, with the hashes of its files, last and atomically.
 

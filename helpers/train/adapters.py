@@ -32,4 +32,8 @@ def save(trainer, folder, model_id):
     config.base_model_name_or_path = model_id
     config.target_modules = sorted(config.target_modules)  # a set has no order
     trainer.save_model(str(folder))
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody needs
+    for name in (
+        "training_args.bin",
+        "README.md",
+    ):  # a pickle; an empty card with this machine's path
+        (folder / name).unlink(missing_ok=True)
