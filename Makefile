@@ -1,12 +1,12 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
-# As in helpers/run.py, which says why: for JupyterLab and the tests.
+# As in course/run.py, which says why: for JupyterLab and the tests.
 export GOMP_SPINCOUNT ?= 30000
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: setup course test lab html lint notebooks bundle drift pins audit
+.PHONY: setup course test check lab html notebooks bundle drift pins audit
 
 course: setup   ## the five notebooks on their defaults
 	$(RUN) -m course run
@@ -16,14 +16,16 @@ test: setup .venv/.test-ready ## all tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not course" -n 2 --dist worksteal
 	$(RUN) -m pytest -q -m course
 
+check: setup .venv/.test-ready ## format, lint, and the tests that take a moment: about two minutes
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m "not course and not slow" -n 2 --dist worksteal
+
 lab: setup      ## JupyterLab on the notebooks
 	$(RUN) -m jupyterlab notebooks
 
 html: setup      ## the notebooks as pages in html/, for reading without Jupyter or network
 	$(RUN) -m course handouts
-
-lint: setup
-	$(RUN) -m ruff check helpers tests classroom $(wildcard notebooks/exercises/*.py)
 
 notebooks: setup ## run the committed notebooks and store their outputs in them
 	$(RUN) -m course refresh

@@ -1,6 +1,5 @@
 """The committed notebooks: their form, and that their stored outputs are what the code gives."""
 
-import ast
 import os
 import re
 import shutil
@@ -12,10 +11,10 @@ import papermill
 import pytest
 import yaml
 
-from course import exercises, refresh
+from course import exercises, options, refresh
 from helpers.records import folders, parameters
 
-FOLDER = folders.REPOSITORY / "notebooks"
+FOLDER = folders.NOTEBOOKS
 
 
 def load(name):
@@ -55,9 +54,33 @@ def test_form(name):
     declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
     assert set(declared) == set(parameters.RULES[name])
     assert all(about["help"] for about in declared.values())
-    parameters.check(
-        name, {key: ast.literal_eval(about["default"]) for key, about in declared.items()}
-    )
+    parameters.check(name, options.defaults(name))
+
+
+def committed():
+    """All committed notebooks (list of Path)."""
+    return sorted(FOLDER.glob("*.ipynb")) + sorted(exercises.FOLDER.glob("*.ipynb"))
+
+
+def long_lines(notebook):
+    """Code lines of over 100 columns (list of str), those of the parameters cell aside."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            found += [line for line in cell.source.splitlines() if len(line) > 100]
+    return found
+
+
+@pytest.mark.parametrize("path", committed(), ids=lambda path: path.stem)
+def test_no_line_of_code_is_over_100_columns(path):
+    """They would be cut on a projector; ruff leaves notebooks' lines alone, for help comments."""
+    assert long_lines(nbformat.read(path, 4)) == []
+
+
+def test_a_long_line_is_found():
+    long = nbformat.v4.new_code_cell("short = 1\n" + "x" * 101)
+    declared = nbformat.v4.new_code_cell("y" * 101, metadata={"tags": ["parameters"]})
+    assert long_lines(nbformat.v4.new_notebook(cells=[long, declared])) == ["x" * 101]
 
 
 @pytest.mark.parametrize("name", parameters.NOTEBOOKS)
@@ -137,6 +160,7 @@ def nbval(paths, run_dir, *options, **more):
     )
 
 
+@pytest.mark.slow
 def test_nbval_finds_an_edited_output(tmp_path):
     """A copy of 01 with one stored output edited must fail, and only there."""
     edited = load("01_data")
@@ -154,7 +178,7 @@ def test_nbval_finds_an_edited_output(tmp_path):
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
-    """nbval over the five notebooks: the finished process, and the run directory (Path) that they filled."""
+    """nbval over the five notebooks: the finished process, and the run directory (Path)."""
     run_dir = tmp_path_factory.mktemp("course")
     return nbval([FOLDER / f"{name}.ipynb" for name in parameters.NOTEBOOKS], run_dir), run_dir
 
@@ -175,8 +199,9 @@ def test_solutions_outputs_are_what_the_code_gives(course):
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 60
 
 
+@pytest.mark.slow
 def test_colab_set_up_cell(tmp_path):
-    """With a stand-in google.colab and the URL of a local clone, the cell clones, keeps torch, and runs twice."""
+    """With a stand-in google.colab and a local clone's URL, it clones, keeps torch, runs twice."""
     url, ref = refresh.repository()
     origin = tmp_path / "origin"
     tracked = (
@@ -200,7 +225,8 @@ def test_colab_set_up_cell(tmp_path):
     (fake / "__init__.py").touch()
     setup = next(c.source for c in load("01_data").cells if "setup" in c.metadata.get("tags", []))
     script = setup.replace(url, str(origin))
-    script = f"{script}\n{script}\nimport os, helpers.params as p; print(os.path.basename(os.getcwd()), p.__file__)"
+    names = "import os, helpers; print(os.path.basename(os.getcwd()), helpers.__file__)"
+    script = f"{script}\n{script}\n{names}"
     environment = {
         **os.environ,
         "PYTHONPATH": str(fake.parent.parent),
@@ -222,57 +248,11 @@ def test_parameter_files_spell_out_what_the_notebooks_declare():
     spelled = yaml.safe_load((FOLDER / "params" / "cpu.yaml").read_text(encoding="utf-8"))
     defaults = {}
     for name in parameters.NOTEBOOKS:
-        declared = papermill.inspect_notebook(str(FOLDER / f"{name}.ipynb"))
-        defaults |= {
-            key: ast.literal_eval(about["default"])
-            for key, about in declared.items()
-            if key != "run_dir"
-        }
+        defaults |= options.defaults(name)
+    del defaults["run_dir"]
     assert spelled == defaults
     for path in (FOLDER / "params").glob("*.yaml"):
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         for name in parameters.NOTEBOOKS:
             parameters.check(name, {**defaults, "run_dir": "", **given})
         assert set(given) <= set(defaults), path.name
-
-
-@pytest.mark.parametrize("first, kept", [("01", False), ("03", False), ("04", True)])
-def test_a_refresh_trains_from_the_start(tmp_path, monkeypatch, first, kept):
-    checkpoints = tmp_path / "03_train" / "checkpoints"
-    (checkpoints / "checkpoint-8").mkdir(parents=True)
-    for name, value in (("COURSE_RUN_DIR", str(tmp_path)), ("HF_HUB_OFFLINE", "1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.argv", ["refresh", "--from", first])
-    seen = []
-
-    def executed(path, output):
-        seen.append(checkpoints.exists())
-        raise SystemExit("stopped before anything is written")
-
-    monkeypatch.setattr(refresh, "executed", executed)
-    with pytest.raises(SystemExit, match="stopped"):
-        refresh.main()
-    assert seen == [kept]
-
-
-def test_what_is_edited_during_a_run_is_not_lost(tmp_path):
-    path = tmp_path / "01_data.ipynb"
-    ran, edited = load("01_data"), load("01_data")
-    last = [cell for cell in ran.cells if cell.cell_type == "code" and cell.outputs][-1]
-    last.outputs, place = [nbformat.v4.new_output("stream", text="new\n")], ran.cells.index(last)
-    edited.cells[1].source = "## Better prose"
-    edited.cells[0].source = edited.cells[0].source.replace(
-        "colab.research.google.com/github/", "colab.research.google.com/github/old/"
-    )
-    refresh.write(edited, path)
-    found = refresh.updated(path, ran, "01_data")
-    wanted = load("01_data")
-    wanted.cells[1].source, wanted.cells[place].outputs = "## Better prose", last.outputs
-    assert found == wanted
-    edited.cells[place].source += "\nprint('more')"
-    refresh.write(edited, path)
-    with pytest.raises(
-        SystemExit, match="01_data.ipynb was edited while it ran: nothing was written"
-    ):
-        refresh.updated(path, ran, "01_data")
-    assert [file.name for file in tmp_path.iterdir()] == ["01_data.ipynb"]
