@@ -53,7 +53,7 @@ def sha256(path):
 
 
 def about_archive():
-    """What bundle.json says (dict): commit, platforms, first version of each Python series, files."""
+    """What bundle.json says, as a dict."""
     return json.loads((TOP / "bundle.json").read_text(encoding="utf-8"))
 
 
