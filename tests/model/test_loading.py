@@ -210,6 +210,19 @@ def test_written_out_a_quantized_base_computes_the_same(tiny, quantization, dtyp
             assert torch.cosine_similarity(one, other, dim=0) > 0.999
 
 
+def test_ready_for_training_it_holds_every_token_and_keeps_no_past(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tiny, dtype=torch.float32, quantization_config=NF4
+    )
+    model = loading.ready_for_training(loaded, tokenizer, "dequantized")
+    assert not any("4bit" in type(module).__name__ for module in model.modules())
+    assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert model.config.use_cache is False
+
+
 def test_what_was_never_quantized_stays_as_it_is(tiny):
     model = AutoModelForCausalLM.from_pretrained(tiny)
     assert loading.dequantized(model, "dequantized") is model

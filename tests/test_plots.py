@@ -1,0 +1,105 @@
+"""The figures: each shows what it is given, and says it in words for those who cannot see it."""
+
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("agg")  # no window, on a machine without a screen
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+
+from helpers import plots
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def said(figure):
+    """The figure's words, as IPython puts them into a notebook's output and nbconvert into HTML."""
+    figure.canvas.draw()
+    _, metadata = DisplayFormatter().format(figure)
+    return metadata["image/png"]["alt"]
+
+
+def test_token_lengths_draw_the_limit_only_when_it_is_in_sight():
+    near, far = plots.token_lengths([10, 20, 30], 40), plots.token_lengths([10, 20, 30], 512)
+    assert len(near.axes[0].lines) == 1 and not far.axes[0].lines
+    assert said(near) == "Histogram of 3 examples: 10 to 30 tokens, median 20."
+
+
+def test_losses_are_drawn_by_step_and_saved(tmp_path):
+    history = [
+        {"step": 2, "loss": 4.0},
+        {"step": 4, "eval_loss": 3.0},
+        {"step": 4, "loss": 2.0},
+        {"step": 8, "eval_loss": 1.5},
+        {"train_runtime": 9.0},
+    ]
+    figure = plots.losses(history, tmp_path / "loss.png")
+    training, validation = figure.axes[0].lines
+    assert list(training.get_xdata()) == [2, 4] and list(training.get_ydata()) == [4, 2]
+    assert list(validation.get_xdata()) == [4, 8] and list(validation.get_ydata()) == [3, 1.5]
+    assert (tmp_path / "loss.png").stat().st_size > 1000
+    assert said(figure) == (
+        "Curves over the optimizer steps: training loss from 4 at step 2 to 2 at step 4, "
+        "validation loss from 3 at step 4 to 1.5 at step 8."
+    )
+
+
+def test_scores_stand_in_the_order_given_with_their_intervals():
+    intervals = {"majority": (0.5, (0.44, 0.56)), "merged": (0.89, (0.86, 0.93))}
+    figure = plots.scores(intervals, "exact_match")
+    bars = [patch.get_width() for patch in figure.axes[0].patches]
+    assert bars == pytest.approx([89, 50])  # from below
+    assert figure.axes[0].get_xlabel() == "exact match (%)"
+    assert said(figure) == (
+        "Bars of exact match with 95 % intervals: majority 50 % (44 to 56), merged 89 % (86 to 93)."
+    )
+
+
+def test_scores_of_a_system_that_is_always_right_have_no_negative_whisker():
+    assert "100 % (100 to 100)" in said(plots.scores({"a": (1.0, (1.0, 1 - 1e-16))}, "accuracy"))
+
+
+def test_confusion_counts_and_shows_dollars_as_they_are():
+    labels = ["$5_$9", "none"]
+    figure = plots.confusion(["$5_$9", "none"], ["none", "none"], labels)
+    assert said(figure) == (
+        "Confusion matrix. right $5_$9, given $5_$9: 0; right $5_$9, given none: 1; "
+        "right none, given $5_$9: 0; right none, given none: 1."
+    )
+    assert "given (no label): 1" in said(plots.confusion(["none"], ["perhaps"], labels))
+
+
+@pytest.mark.parametrize("models", [["small"], ["small", "large"]])
+def test_memory_has_a_panel_for_each_model(models):
+    rows = pd.MultiIndex.from_product([models, ["nf4", "none"]])
+    predicted = pd.DataFrame({"weights": 1.0, "logits": 0.5}, index=rows)
+    figure = plots.memory_parts(predicted)
+    assert [axes.get_title() for axes in figure.axes] == models
+    assert f"{models[-1]} with none 1.5 GB" in said(figure)
+
+
+def test_predicted_parts_are_stacked_beside_what_was_measured():
+    figure = plots.predicted_and_measured({"weights": 100.0, "logits": 20.0}, 150.0)
+    tops = [patch.get_y() + patch.get_height() for patch in figure.axes[0].patches]
+    assert tops == [100, 120, 150]
+    assert said(figure) == (
+        "Two bars of memory: predicted 120 MB (weights 100, logits 20), measured 150 MB."
+    )
+
+
+def test_training_time_sorts_operations_by_kind():
+    def event(name, time):
+        return SimpleNamespace(key=name, self_cpu_time_total=time)
+
+    events = [event("aten::mm", 60), event("aten::_to_copy", 20), event("aten::exp", 20)]
+    profiled = SimpleNamespace(key_averages=lambda: events)
+    words = said(plots.training_time(profiled, {"stock": 2.0, "packed": 0.5}))
+    assert "matrix products 60 %" in words and "conversions of precision, copies 20 %" in words
+    assert f"{plots.REST} 20 %" in words and "stock 2.0 s; packed 0.5 s" in words
