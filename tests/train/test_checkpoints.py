@@ -119,6 +119,7 @@ def trained(output, resume=None):
     return weights, [entry.get("loss") for entry in trainer.state.log_history[:-1]]
 
 
+@pytest.mark.slow
 def test_training_resumed_is_training_unbroken(tmp_path):
     """Rows grouped by length, dropout, checkpoints in the middle and at the end of an epoch."""
     weights, losses = trained(tmp_path)
