@@ -261,9 +261,12 @@ WRONG = {  # notebook: exercise: (what a learner may have written, what the hint
             ("copies = train.sample(50, random_state=1)", "let it change every one"),
             ("copies = copies.assign(question='something else')", "changes too much"),
             ("honest, leaky = leaky, honest", "mixed up"),
-            ("honest = share(train)", "not learned from"),
+            (
+                "honest = (rival.predict(train['question']) == train['answer']).mean()",
+                "not learned from",
+            ),
             ("leaky = 100 * leaky", "between 0 and 1"),
-            ("leaky = share(train.tail(50)) - 0.01", "on the copies"),
+            ("leaky = leaky - 0.01", "on the copies"),
             ("recognised = nearest.mean()", "largest similarity"),
         ],
         [
