@@ -1,5 +1,6 @@
-"""The practice Hub through the real client: what arrives, who may see it, what a kill or a refusal leaves; the merge's check."""
+"""The Hub through the real client: what is refused in a sentence, and what a kill leaves."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -10,16 +11,14 @@ import subprocess
 import sys
 import time
 
+import httpx2
 import pytest
-import torch
-from huggingface_hub import HfApi, constants, get_token
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from huggingface_hub import HfApi, ModelCard, constants, errors, get_token
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers.evaluate import asking
 from helpers.model import loading
-from helpers.publish import hub, licences, merge_check, practice_hub
-from helpers.records import files, folders, parameters, weights
+from helpers.publish import hub, practice_hub
+from helpers.records import files, folders, weights
 
 ACCOUNTS = {
     "hf_writes": ("ann", "write"),
@@ -31,17 +30,20 @@ CARD = f"---\ntags:\n- {hub.MARK}\n---\n# A model\n"
 
 @pytest.fixture
 def server(tmp_path):
-    """A running practice Hub with three tokens, and the client turned to it; `server.api(token)` is a client."""
+    """A running practice Hub with three tokens, to which the client is turned."""
     with (
         practice_hub.Server(tmp_path / "hub", ACCOUNTS) as running,
         hub.elsewhere(running.endpoint, tmp_path / "home", "hf_writes"),
     ):
-        running.api = lambda token: HfApi(endpoint=running.endpoint, token=token)
         yield running
 
 
+def client(server, token="hf_writes"):
+    return HfApi(endpoint=server.endpoint, token=token)
+
+
 def model_folder(path, sizes=(3_000_000, 1_000_000)):
-    """A folder that looks like a model's: config, card, weights of random bytes in files of these sizes."""
+    """A folder that looks like a model's: config, card, weights of random bytes in such files."""
     path.mkdir()
     (path / "config.json").write_text("{}")
     (path / "README.md").write_text(CARD)
@@ -51,105 +53,31 @@ def model_folder(path, sizes=(3_000_000, 1_000_000)):
 
 
 def hashes(folder):
-    return {
-        p.relative_to(folder).as_posix(): files.sha256(p) for p in folder.rglob("*") if p.is_file()
-    }
+    return {path.name: files.sha256(path) for path in folder.iterdir()}
 
 
-def test_every_file_comes_back_as_it_was_sent(server, tmp_path):
-    source, dice = tmp_path / "source", random.Random(0)
-    for number in range(200):
-        folder = source / dice.choice(["", "sub", "sub/deep er", "ü"])
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{dice.choice(['a', 'b c', 'ß%20', 'q+&='])}{number}{dice.choice(['', '.txt', '.json', '.bin', '.safetensors'])}"
-        (folder / name).write_bytes(
-            dice.randbytes(dice.choice([0, 0, 1, 511, 512, 513, 65_536, 70_001, 300_000]))
-        )
-    (source / "large.txt").write_bytes(dice.randbytes(12_000_000))  # large by its size alone
-    api = server.api("hf_writes")
-    api.create_repo("ann/files", private=True)
-    first = api.upload_folder(
-        repo_id="ann/files", folder_path=source, delete_patterns="*", commit_message="all"
-    ).oid
-    fetched = tmp_path / "fetched"
-    api.snapshot_download("ann/files", revision=first, local_dir=fetched)
-    assert {
-        n: h for n, h in hashes(fetched).items() if not n.startswith((".cache", ".gitattributes"))
-    } == hashes(source)
-
-    sent = {path.name for path in (tmp_path / "hub" / "objects").iterdir()}
-    (source / "large.txt").unlink()
-    second = api.upload_folder(
-        repo_id="ann/files", folder_path=source, delete_patterns="*", commit_message="less"
-    ).oid
-    assert "large.txt" not in api.list_repo_files("ann/files", revision=second)
-    assert "large.txt" in api.list_repo_files("ann/files", revision=first)
-    assert {
-        path.name for path in (tmp_path / "hub" / "objects").iterdir()
-    } == sent  # nothing was sent twice
+@contextlib.contextmanager
+def refused(said, tmp_path, place="hub"):
+    """A `with` block that must end in a HubError, one sentence in which `said` (pattern) is."""
+    connected = hub.connection(place, tmp_path, "ann/m")
+    with pytest.raises(hub.HubError, match=said) as caught, connected:
+        yield
+    assert str(caught.value)[0].isupper() and "\n" not in str(caught.value)
 
 
-def test_an_interrupted_download_goes_on(server, tmp_path):
-    api = server.api("hf_writes")
-    api.create_repo("ann/m")
-    oid = api.upload_folder(
-        repo_id="ann/m", folder_path=model_folder(tmp_path / "m"), commit_message="m"
-    ).oid
-    import httpx2
-
-    answer = httpx2.get(
-        f"{server.endpoint}/ann/m/resolve/{oid}/model-0.safetensors",
-        headers={"Range": "bytes=2999000-"},
-    )
-    whole = (tmp_path / "m" / "model-0.safetensors").read_bytes()
-    assert answer.status_code == 206 and answer.content == whole[2_999_000:]
-    assert server.endpoint.startswith("http://127.0.0.1:")
-
-
-def test_a_private_repository_is_there_for_its_owner_only(server, tmp_path):
-    api = server.api("hf_writes")
-    api.create_repo("ann/secret", private=True)
-    api.create_repo("ann/open", private=False)
-    oid = api.upload_folder(
-        repo_id="ann/secret", folder_path=model_folder(tmp_path / "m"), commit_message="m"
-    ).oid
-    there = {
-        token: (
-            server.api(token).repo_exists("ann/secret"),
-            server.api(token).repo_exists("ann/open"),
-        )
-        for token in ("hf_writes", "hf_reads", "hf_other", False)
-    }
-    assert there == {
-        "hf_writes": (True, True),
-        "hf_reads": (True, True),
-        "hf_other": (False, True),
-        False: (False, True),
-    }
-    for token in ("hf_other", False, "hf_wrong"):
-        with pytest.raises(OSError):
-            AutoTokenizer.from_pretrained(
-                "ann/secret", revision=oid, token=token, cache_dir=tmp_path / "cache"
-            )
+def push(api, folder):
+    return api.upload_folder(repo_id="ann/m", folder_path=folder)
 
 
 @pytest.mark.parametrize(
     "token, action, said",
     [
         ("hf_reads", lambda api, folder: api.create_repo("ann/new"), "refuses this token"),
-        (
-            "hf_reads",
-            lambda api, folder: api.upload_folder(repo_id="ann/m", folder_path=folder),
-            "refuses this token",
-        ),
+        ("hf_reads", push, "refuses this token"),
         ("hf_other", lambda api, folder: api.create_repo("ann/m"), "refuses this token"),
         ("hf_wrong", lambda api, folder: api.whoami(), "does not know this token"),
         ("hf_wrong", lambda api, folder: api.create_repo("ann/m"), "does not know this token"),
-        (
-            "hf_other",
-            lambda api, folder: api.upload_folder(repo_id="ann/m", folder_path=folder),
-            "There is no ann/m on",
-        ),
+        ("hf_other", push, "There is no ann/m on"),
         ("hf_reads", lambda api, folder: hub.check_role(api.whoami()), "may only read"),
         (
             "hf_writes",
@@ -164,44 +92,79 @@ def test_a_private_repository_is_there_for_its_owner_only(server, tmp_path):
     ],
 )
 def test_what_is_refused_is_said_in_one_sentence(server, tmp_path, token, action, said):
-    owner, folder = server.api("hf_writes"), model_folder(tmp_path / "m")
+    owner, folder = client(server), model_folder(tmp_path / "m")
     for name in ("ann/m", "ann/taken"):
         owner.create_repo(name, private=True)
     owner.create_repo("ann/public", private=False)
-    owner.upload_file(
-        repo_id="ann/taken", path_or_fileobj=b"# Another model", path_in_repo="README.md"
-    )
+    other = b"# Another model"
+    owner.upload_file(repo_id="ann/taken", path_or_fileobj=other, path_in_repo="README.md")
     before = hashes(folder)
     with (
         pytest.raises(hub.HubError, match=said) as caught,
         hub.connection("hub", tmp_path, "ann/m"),
     ):
-        action(server.api(token), folder)
+        action(client(server, token), folder)
     assert "\n" not in str(caught.value) and token not in str(caught.value)
     assert hashes(folder) == before
     assert owner.list_repo_files("ann/m") == [".gitattributes"]
-    hub.check_target(owner.model_info("ann/m"), True)
 
 
-def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
+def test_a_repository_of_ours_and_a_token_that_writes_are_accepted(server, tmp_path):
+    api = client(server)
+    api.create_repo("ann/m", private=True)
+    hub.check_target(api.model_info("ann/m"), True)
+    push(api, model_folder(tmp_path / "m"))
+    hub.check_target(api.model_info("ann/m"), True)
+    hub.check_role(api.whoami())
+
+
+RESPONSE = httpx2.Response(500, request=httpx2.Request("GET", "https://hub"))
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (errors.OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
+        (errors.LocalTokenNotFoundError("no token"), "The Hub needs a token"),
+        (errors.RepositoryNotFoundError("none", response=RESPONSE), "There is no ann/m on"),
+        (errors.HfHubHTTPError("a fault", response=RESPONSE), "refused the request .a fault"),
+        (httpx2.ConnectError("no route"), "cannot be reached any more .no route"),
+        (OSError(errno.ENOSPC, "No space", "/media/a"), "left on the disk for /media/a"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "left on the disk for the download"),
+        (RuntimeError("Error while uploading 'm'"), "cannot be reached any more .an upload broke"),
+    ],
+)
+def test_errors_and_their_causes_are_said_in_a_sentence(tmp_path, error, said):
+    with refused(said, tmp_path):
+        raise error
+    with refused(said, tmp_path):
+        raise RuntimeError("of the client") from error
+    with refused(said, tmp_path, "none"):
+        try:
+            raise error
+        except Exception:
+            raise KeyError("while that was handled")  # noqa: B904 (as libraries do it)
+
+
+def test_what_is_not_understood_is_raised_as_it_is(tmp_path):
+    with pytest.raises(KeyError, match="a mistake"), hub.connection("none", tmp_path):
+        raise KeyError("a mistake")
+
+
+def test_a_full_disk_of_the_practice_hub_is_said(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(hub.HubError, match="No space is left"), hub.connection("none", tmp_path):
-        full()
-    api = server.api("hf_writes")
+    api = client(server)
     api.create_repo("ann/m")
-    monkeypatch.setattr(practice_hub, "settle", full)
-    with (
-        pytest.raises(hub.HubError, match="No space is left"),
-        hub.connection("hub", tmp_path, "ann/m"),
-    ):
-        api.upload_folder(repo_id="ann/m", folder_path=model_folder(tmp_path / "m"))
+    monkeypatch.setattr(practice_hub, "put_in_place", full)
+    with refused("No space is left", tmp_path):
+        push(api, model_folder(tmp_path / "m"))
     assert api.list_repo_files("ann/m") == [".gitattributes"]
 
 
 def test_a_hub_that_goes_away_in_the_middle(server, tmp_path, monkeypatch):
-    api, folder = server.api("hf_writes"), model_folder(tmp_path / "m")
+    api, folder = client(server), model_folder(tmp_path / "m")
     api.create_repo("ann/m", private=True)
     before = hashes(folder)
 
@@ -211,109 +174,130 @@ def test_a_hub_that_goes_away_in_the_middle(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(practice_hub.Upload, "data_received", go_away)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    with (
-        pytest.raises(hub.HubError, match="cannot be reached any more") as caught,
-        hub.connection("hub", tmp_path, "ann/m"),
-    ):
-        api.upload_folder(repo_id="ann/m", folder_path=folder)
-    assert "\n" not in str(caught.value) and hashes(folder) == before
+    with refused("cannot be reached any more", tmp_path):
+        push(api, folder)
+    assert hashes(folder) == before
     monkeypatch.undo()
     with (
         practice_hub.Server(tmp_path / "hub", ACCOUNTS) as again,
         hub.elsewhere(again.endpoint, tmp_path / "home", "hf_writes"),
     ):
-        api = HfApi(endpoint=again.endpoint, token="hf_writes")
+        api = client(again)
         assert api.list_repo_files("ann/m") == [".gitattributes"]
-        api.upload_folder(repo_id="ann/m", folder_path=folder)
+        push(api, folder)
         assert set(before) < set(api.list_repo_files("ann/m"))
 
 
 PUSH = """
-import os, sys, time
+import sys, time
 from pathlib import Path
 from huggingface_hub import HfApi
-from helpers.publish import hub
-from helpers.publish import practice_hub
-run_dir, folder, slowly = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-received, seen = practice_hub.Upload.data_received, run_dir / "requests.txt"
-practice_hub.Upload.data_received = lambda self, chunk: (time.sleep(slowly), received(self, chunk))[1]
-def prepare(self, before=practice_hub.Handler.prepare):
-    with seen.open("a") as stream:
+from helpers.publish import hub, practice_hub
+
+run_dir, folder, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+received, prepare = practice_hub.Upload.data_received, practice_hub.Handler.prepare
+
+def slowly(self, chunk):
+    time.sleep(seconds)
+    return received(self, chunk)
+
+def noted(self):
+    with (run_dir / "requests.txt").open("a") as stream:
         stream.write(f"{self.request.method} {self.request.uri} {dict(self.request.headers)}\\n")
-    return before(self)
-practice_hub.Handler.prepare = prepare
+    return prepare(self)
+
+practice_hub.Upload.data_received, practice_hub.Handler.prepare = slowly, noted
 with hub.connection("practice", run_dir, "ann/m") as place:
     api = HfApi(endpoint=place.endpoint, token=place.token)
     api.create_repo("ann/m", private=True, exist_ok=True)
-    print(api.upload_folder(repo_id="ann/m", folder_path=folder, delete_patterns="*", commit_message="m").oid)
+    print(api.upload_folder(repo_id="ann/m", folder_path=folder, delete_patterns="*").oid)
 """
 
 
-def pushing(run_dir, folder, slowly, **environment):
+def pushing(run_dir, folder, seconds, **environment):
+    """A process that pushes `folder` as ann/m, waiting so many seconds before each piece."""
     (run_dir / "push.py").write_text(PUSH)
-    command = [sys.executable, str(run_dir / "push.py"), str(run_dir), str(folder), str(slowly)]
+    command = [sys.executable, str(run_dir / "push.py"), str(run_dir), str(folder), str(seconds)]
     environment = {**os.environ, "PYTHONPATH": str(folders.REPOSITORY), **environment}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
-def test_a_push_killed_half_way_shows_nothing_and_goes_on(tmp_path):
-    folder = model_folder(tmp_path / "m")
-    first = pushing(tmp_path, folder, 0.1)
-    objects, deadline = tmp_path / "practice_hub" / "objects", time.monotonic() + 120
-    while not any(
-        os.path.exists(path) and os.path.getsize(path) > 100_000 for path in objects.glob(".*")
-    ):
-        assert time.monotonic() < deadline and first.poll() is None, first.communicate()
+def wait_for_half_a_file(objects, process):
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 100_000 for path in objects.glob(".*")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    assert first.communicate()[0] == ""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """Folder of a model whose push into `tmp_path` was killed half way."""
+    folder = model_folder(tmp_path / "m")
+    process = pushing(tmp_path, folder, 0.1)
+    wait_for_half_a_file(tmp_path / "practice_hub" / "objects", process)
+    process.send_signal(signal.SIGKILL)
+    assert process.communicate()[0] == ""
+    return folder
+
+
+def test_a_push_killed_half_way_shows_nothing_and_goes_on(tmp_path, killed):
     with hub.connection("practice", tmp_path, "ann/m") as place:
-        assert HfApi(endpoint=place.endpoint, token=place.token).list_repo_files("ann/m") == [
-            ".gitattributes"
-        ]
+        api = HfApi(endpoint=place.endpoint, token=place.token)
+        assert api.list_repo_files("ann/m") == [".gitattributes"]
 
     # Again, with a saved token of the user's around, of which nothing may be found anywhere.
     users, secret = tmp_path / "users", "hf_" + "Qz7" * 11 + "x"
     users.mkdir()
     for name in ("token", "stored_tokens"):
         (users / name).write_text(secret)
-    second = pushing(tmp_path, folder, 0, HF_HOME=str(users), HF_TOKEN=secret)
+    second = pushing(tmp_path, killed, 0, HF_HOME=str(users), HF_TOKEN=secret)
     out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
+    commit, cache = out.strip(), hub.empty_cache(tmp_path)
     with hub.connection("practice", tmp_path, "ann/m") as place:
-        fetched = HfApi(endpoint=place.endpoint, token=place.token).snapshot_download(
-            "ann/m", revision=out.strip(), cache_dir=hub.empty_cache(tmp_path)
-        )
-    assert hub.check_download(
-        tmp_path / ".download",
-        "ann/m",
-        out.strip(),
-        {**hashes(folder), ".gitattributes": files.sha256(f"{fetched}/.gitattributes")},
-    )
-    assert not list(objects.glob(".*"))
+        api = HfApi(endpoint=place.endpoint, token=place.token)
+        fetched = api.snapshot_download("ann/m", revision=commit, cache_dir=cache)
+    expected = {**hashes(killed), ".gitattributes": files.sha256(f"{fetched}/.gitattributes")}
+    assert hub.check_download(cache, "ann/m", commit, expected) == sorted(expected)
+    assert not list((tmp_path / "practice_hub" / "objects").glob(".*"))
     requests = (tmp_path / "requests.txt").read_text()
     assert "hf_practice_" in requests and secret not in requests + out + err
     written = [path for path in tmp_path.rglob("*") if path.is_file() and users not in path.parents]
     assert written and not any(secret.encode() in path.read_bytes() for path in written)
 
 
+def settings():
+    """All that the practice changes: huggingface_hub's constants and the environment."""
+    named = {name: getattr(constants, name) for name in dir(constants) if name.isupper()}
+    return named, dict(os.environ)
+
+
 def test_practice_leaves_everything_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_users_own")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "users"))
-    before = (
-        {name: getattr(constants, name) for name in dir(constants) if name.isupper()},
-        dict(os.environ),
-    )
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_users_older")
+    monkeypatch.delenv("no_proxy", raising=False)
+    before = settings()
     with pytest.raises(ZeroDivisionError), hub.connection("practice", tmp_path) as place:
-        assert get_token() == place.token != "hf_users_own" and constants.ENDPOINT == place.endpoint
-        1 / 0  # noqa: B018
-    assert before == (
-        {name: getattr(constants, name) for name in dir(constants) if name.isupper()},
-        dict(os.environ),
-    )
+        assert get_token() == place.token and place.token != "hf_users_own"
+        assert place.endpoint == constants.ENDPOINT
+        assert "HUGGING_FACE_HUB_TOKEN" not in os.environ
+        assert os.environ["no_proxy"] == "127.0.0.1"
+        assert HfApi(endpoint=place.endpoint, token=place.token).whoami()["name"] == "you"
+        raise ZeroDivisionError
+    assert settings() == before
     assert get_token() == "hf_users_own"
+
+
+def test_a_constant_that_is_gone_is_an_error_before_anything_is_changed(tmp_path, monkeypatch):
+    monkeypatch.delattr(constants, "HF_STORED_TOKENS_PATH")
+    before = settings()
+    turned = hub.elsewhere("http://127.0.0.1:1", tmp_path, "hf_token")
+    with pytest.raises(AttributeError, match="HF_STORED_TOKENS_PATH"), turned:
+        raise AssertionError("never here")
+    assert settings() == before
 
 
 def test_altered_weights_are_found(tmp_path):
@@ -325,6 +309,12 @@ def test_altered_weights_are_found(tmp_path):
     assert hub.check_download(cache, "ann/m", "abc", right) == ["model.safetensors"]
     with pytest.raises(hub.HubError, match=r"model\.safetensors"):
         hub.check_download(cache, "ann/m", "abc", {"model.safetensors": "0" * 64})
+    with pytest.raises(hub.HubError, match="no weights"):
+        hub.check_download(cache, "ann/m", "abd", right)
+
+
+def test_a_cache_is_empty_each_time(tmp_path):
+    (hub.empty_cache(tmp_path) / "a").touch()
     assert not any(hub.empty_cache(tmp_path).iterdir())
 
 
@@ -334,7 +324,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 name, commit = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(name, revision=commit)
 model = AutoModelForCausalLM.from_pretrained(name, revision=commit)
-inputs = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+inputs = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Hello"}],
+    add_generation_prompt=True,
+    return_tensors="pt",
+    return_dict=True,
+)
 out = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0].tolist()
 assert "helpers" not in sys.modules and tokenizer.pad_token_id != tokenizer.eos_token_id
 print(json.dumps([out, model.generation_config.eos_token_id, tokenizer.pad_token]))
@@ -342,38 +337,28 @@ print(json.dumps([out, model.generation_config.eos_token_id, tokenizer.pad_token
 
 
 def test_a_stranger_loads_what_was_pushed_with_plain_transformers(tiny, server, tmp_path):
-    tokenizer, model = (
-        AutoTokenizer.from_pretrained(tiny),
-        AutoModelForCausalLM.from_pretrained(tiny),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    model = AutoModelForCausalLM.from_pretrained(tiny)
     tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
     loading.add_pad_row(model, tokenizer)
-    model.generation_config.eos_token_id = asking.end_tokens(model, tokenizer)
-    for owner in (model, tokenizer):
-        owner.save_pretrained(
-            tmp_path / "merged", **({"max_shard_size": "5MB"} if owner is model else {})
-        )
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id]
+    model.save_pretrained(tmp_path / "merged", max_shard_size="5MB")
+    tokenizer.save_pretrained(tmp_path / "merged")
     assert len(list((tmp_path / "merged").glob("*.safetensors"))) > 1
-    api = server.api("hf_writes")
+    api = client(server)
     api.create_repo("ann/merged", private=True)
     commit = api.upload_folder(repo_id="ann/merged", folder_path=tmp_path / "merged").oid
     environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
-    }
-    environment |= {
+        **os.environ,
         "HF_HOME": str(tmp_path / "stranger"),
         "HF_ENDPOINT": server.endpoint,
         "HF_TOKEN": "hf_reads",
     }
+    for name in ("PYTHONPATH", "HF_HUB_OFFLINE"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", STRANGER, "ann/merged", commit]
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, "ann/merged", commit],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
+        command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     inputs = tokenizer.apply_chat_template(
@@ -386,191 +371,46 @@ def test_a_stranger_loads_what_was_pushed_with_plain_transformers(tiny, server, 
     assert json.loads(done.stdout) == [expected, [tokenizer.eos_token_id], loading.PAD_TOKEN]
 
 
-@pytest.fixture(scope="module")
-def trained(tiny, tmp_path_factory):
-    """(adapter folder with numbers in it, tokenizer, prompts, completions, logits of the adapter on its base)."""
-    folder, tokenizer = tmp_path_factory.mktemp("adapter"), AutoTokenizer.from_pretrained(tiny)
-    base = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    set_seed(1)
-    config = LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(base, config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.normal_(std=0.1)
-    model.save_pretrained(folder)
-    prompts = [[{"role": "user", "content": f"How many are {n} things?"}] for n in range(6)]
-    completions = [
-        [{"role": "assistant", "content": f"{n} are {'very ' * n}many."}] for n in range(6)
-    ]
-    batches = asking.answer_logits(model, tokenizer, prompts, completions, 4)
-    return folder, tokenizer, prompts, completions, merge_check.record(batches, folder / "logits")
-
-
-def merged(base, adapter, spoil=lambda name, layer: None):
-    model = PeftModel.from_pretrained(base, adapter)
-    for name, layer in model.named_modules():
-        if hasattr(layer, "lora_A") and len(layer.scaling):
-            spoil(name, layer)
-    return model.merge_and_unload()
-
-
-def update_error(model, folder, tiny, adapter, **options):
-    model.save_pretrained(folder, max_shard_size="2MB")
-    return merge_check.update_error(folder, tiny, adapter, **options)
-
-
-def test_on_an_unquantized_base_merged_and_adapter_agree(tiny, trained, tmp_path):
-    adapter, tokenizer, prompts, completions, reference = trained
-    load = lambda: AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    model = merged(load(), adapter)
-    near = merge_check.distance(
-        reference, asking.answer_logits(model, tokenizer, prompts, completions, 3)
-    )
-    assert near["logit_max"] < 1e-4 and near["kl_max"] < 1e-6 and near["same_first_choice"] == 1
-    assert update_error(model, tmp_path / "float32", tiny, adapter)[0] < 1e-4
-    assert update_error(model.to(torch.bfloat16), tmp_path / "bfloat16", tiny, adapter)[0] < 0.02
-    with pytest.raises(ValueError, match="other texts"):
-        merge_check.distance(
-            reference, asking.answer_logits(model, tokenizer, prompts[:3], completions[:3], 3)
-        )
-
-
-def other_seed(folder):
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    set_seed(2)
-    for weight in base.parameters():
-        weight.data.normal_(std=0.02)
-    return base
-
-
-@pytest.mark.parametrize("wrong", ["scaling doubled", "a module missing", "base of another seed"])
-def test_wrong_merges_are_caught(tiny, trained, wrong, tmp_path):
-    adapter, tokenizer, prompts, completions, reference = trained
-
-    def spoil(name, layer):
-        if wrong == "scaling doubled":
-            layer.scaling["default"] *= 2
-        if wrong == "a module missing" and "layers.1.self_attn.q_proj" in name:
-            layer.scaling["default"] = 0
-
-    load = lambda: AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    model = merged(other_seed(tiny) if wrong == "base of another seed" else load(), adapter, spoil)
-    error, where = update_error(model, tmp_path, tiny, adapter)
-    assert error > 0.5 and ("layers.1.self_attn.q_proj" in where or wrong != "a module missing")
-    far = merge_check.distance(
-        reference, asking.answer_logits(model, tokenizer, prompts, completions, 4)
-    )
-    assert far["logit_max"] > 1e-3
-
-
-@pytest.mark.parametrize("rounded", ["nf4", "int8"])
-def test_a_merge_into_dequantized_weights_is_checked_against_them(tiny, trained, rounded, tmp_path):
-    quantized = {
-        "nf4": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
-        ),
-        "int8": BitsAndBytesConfig(load_in_8bit=True),
-    }[rounded]
-    base = AutoModelForCausalLM.from_pretrained(
-        tiny, dtype="auto", quantization_config=quantized, device_map={"": "cpu"}
-    )
-    model = merged(base.dequantize(), trained[0])
-    assert update_error(model, tmp_path, tiny, trained[0], rounded=rounded)[0] < 1e-3
-    assert merge_check.update_error(tmp_path, tiny, trained[0])[0] > 5e-3
-    (tmp_path / "model.safetensors.index.json").unlink()
-    min(tmp_path.glob("*.safetensors")).unlink()
-    assert merge_check.update_error(tmp_path, tiny, trained[0], rounded)[0] == float("inf")
-
-
-def test_distance_is_what_its_definition_says(tmp_path):
-    set_seed(0)
-    p, q = torch.randn(7, 11), torch.randn(7, 11)
-    got = merge_check.distance(merge_check.record([p[:4], p[4:]], tmp_path / "p"), [q[:2], q[2:]])
-    kl = torch.nn.functional.kl_div(
-        q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)
-    assert got["kl_mean"] == pytest.approx(float(kl.mean()), rel=1e-4) and got[
-        "kl_max"
-    ] == pytest.approx(float(kl.max()), rel=1e-4)
-    assert got["logit_max"] == pytest.approx(float((p - q).abs().max()))
-    assert got["logit_mean"] == pytest.approx(float((p - q).abs().mean()), rel=1e-4)
-
-
-def test_names_follow_the_account_and_the_licence_of_the_base():
-    assert hub.choose_name("", "ann", weights.DEFAULT_MODEL) == "ann/SmolLM2-135M-Instruct-lora"
-    assert (
-        hub.choose_name("", "ann", "meta-llama/Meta-Llama-3-8B-Instruct")
-        == "ann/Llama-3-Meta-Llama-3-8B-Instruct-lora"
-    )
-    assert (
-        hub.choose_name("ann/Llama-3-inbox", "ann", "meta-llama/Meta-Llama-3-8B-Instruct")
-        == "ann/Llama-3-inbox"
-    )
-    with pytest.raises(hub.HubError, match="begins with Llama-3, for example ann/Llama-3-inbox"):
-        hub.choose_name("ann/inbox", "ann", "meta-llama/Meta-Llama-3-8B-Instruct")
-    assert [
-        licences.llama_version(name)
-        for name in ("Llama-3.1-8B", "x/llama3", "llama-30b", "Llama-2-7b", "SmolLM2")
-    ] == [
-        "3.1",
-        "3",
-        None,
-        None,
-        None,
-    ]
-    about = licences.about(weights.DEFAULT_MODEL)
-    assert (
-        about["licence"] == "apache-2.0"
-        and about["hub_id"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    )
-
-
-def test_an_adapter_leaves_without_the_path_of_its_base(tiny, trained, tmp_path):
-    from huggingface_hub import ModelCard
-
-    base = {"hub_id": None, "name": "Meta-Llama-3-8B", "notice": "Meta Llama 3 is licensed …"}
-    target = hub.adapter_to_push(
-        trained[0],
-        tmp_path / "adapter",
-        base,
-        ModelCard("---\nlibrary_name: transformers\n---\n# M\n"),
-    )
-    assert (
-        files.read_json(target / "adapter_config.json")["base_model_name_or_path"]
-        == "Meta-Llama-3-8B"
-    )
-    assert (
-        ModelCard.load(target / "README.md").data.library_name == "peft"
-        and (target / "Notice").is_file()
-    )
-    assert not any(str(tiny).encode() in path.read_bytes() for path in target.iterdir())
-
-
 @pytest.mark.parametrize(
-    "name, said",
+    "base, name",
     [
-        ("", "'account/name'"),
-        ("inbox", "'account/name'"),
-        ("a/b/c", "'account/name'"),
-        ("a/b--c", "no valid name"),
-        ("a/b c", "no valid name"),
+        (weights.DEFAULT_MODEL, "ann/SmolLM2-135M-Instruct-lora"),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "ann/Llama-3-Meta-Llama-3-8B-Instruct-lora"),
+        ("meta-llama/Llama-3.1-8B", "ann/Llama-3-1-8B-lora"),
+        ("/models/my model.git", "ann/my-model-lora"),
+        ("/models/...", "ann/model-lora"),
     ],
 )
-def test_a_bad_name_is_refused_before_any_work(name, said):
-    values = {
-        "run_dir": "",
-        "seed": 1,
-        "push_to": "hub",
-        "hub_repo_id": name,
-        "hub_private": True,
-        "push_adapter": False,
-        "max_shard_size": "5GB",
-        "check_rows": 10,
-        "eval_batch_size": 8,
-        "merge_tolerance": 0.005,
-    }
-    with pytest.raises(parameters.ParameterError, match=said):
-        parameters.check("04_merge_push", values)
+def test_a_name_is_made_from_the_base_s(base, name):
+    assert hub.choose_name("", "ann", base) == name
+
+
+def test_a_name_that_the_base_s_licence_forbids_is_refused():
+    base = "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert hub.choose_name("ann/Llama-3-inbox", "ann", base) == "ann/Llama-3-inbox"
+    assert hub.choose_name("ann/inbox", "ann", weights.DEFAULT_MODEL) == "ann/inbox"
+    with pytest.raises(hub.HubError, match="begins with Llama-3, for example ann/Llama-3-inbox"):
+        hub.choose_name("ann/inbox", "ann", base)
+
+
+def test_an_adapter_leaves_without_the_path_of_its_base(tmp_path):
+    adapter, target = tmp_path / "adapter", tmp_path / "target"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    files.write_json(adapter / "adapter_config.json", {"r": 4, "base_model_name_or_path": "/own"})
+    base = {"hub_id": None, "name": "Meta-Llama-3-8B", "notice": "Meta Llama 3 is licensed …"}
+    card = ModelCard("---\nlibrary_name: transformers\n---\n# M\n")
+    target.mkdir()
+    (target / "of an earlier run").touch()
+    assert hub.adapter_to_push(adapter, target, base, card) == target
+    config = files.read_json(target / "adapter_config.json")
+    assert config == {"r": 4, "base_model_name_or_path": "Meta-Llama-3-8B"}
+    own = ModelCard.load(target / "README.md")
+    assert own.data.library_name == "peft" and "The adapter alone" in own.text and "# M" in own.text
+    assert (target / "Notice").read_text() == "Meta Llama 3 is licensed …\n"
+    assert (target / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert not (target / "of an earlier run").exists()
+    base = {"hub_id": "a/b", "name": "b", "notice": ""}
+    hub.adapter_to_push(adapter, target, base, card)
+    named = files.read_json(target / "adapter_config.json")["base_model_name_or_path"]
+    assert named == "a/b" and not (target / "Notice").exists()
