@@ -16,6 +16,7 @@ from helpers.records import files, folders, parameters
 FOLDER = folders.REPOSITORY / "tests" / "benchmarks"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, said",
     [

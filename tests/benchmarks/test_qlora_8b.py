@@ -85,6 +85,7 @@ def test_table():
     ]
 
 
+@pytest.mark.slow
 def test_the_script_runs_at_a_tiny_size(monkeypatch, tmp_path, capsys):
     both = qlora.lines(liger=False)
     monkeypatch.setattr(qlora, "lines", lambda liger: [both[0], both[-1]])

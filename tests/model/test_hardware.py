@@ -51,6 +51,7 @@ def test_precision_by_itself(machine, gpu, fast_cpu, dtype, why):
     assert picked == dtype and why in reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", ["AVX2", "AVX512_CORE"])
 def test_bfloat16_switched_off_in_the_libraries_is_noticed(most):
     done = subprocess.run(

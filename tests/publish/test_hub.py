@@ -336,6 +336,7 @@ print(json.dumps([out, model.generation_config.eos_token_id, tokenizer.pad_token
 """
 
 
+@pytest.mark.slow
 def test_a_stranger_loads_what_was_pushed_with_plain_transformers(tiny, server, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model = AutoModelForCausalLM.from_pretrained(tiny)
