@@ -22,11 +22,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from command_line import Sizes, count, folder
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from course import run
-from helpers.evaluate import asking
-from helpers.model import hardware, loading
 from helpers.records import files, folders, resources, weights
 
 INBOX = folders.REPOSITORY / "data" / "inbox.csv"
@@ -87,6 +84,12 @@ def answers(rows):
 
     Called in a process of its own, whose peak it is.
     """
+    # Here, because they take seconds to load and only this process asks a model.
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from helpers.evaluate import asking
+    from helpers.model import hardware, loading
+
     loading.quiet()
     base = loading.find(weights.DEFAULT_MODEL)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=hardware.pick_precision()[0])

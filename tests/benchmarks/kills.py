@@ -21,7 +21,6 @@ from pathlib import Path
 
 import psutil
 from command_line import count, file, folder
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
 from helpers.model import default_model
 from helpers.records import files
@@ -50,6 +49,9 @@ RESULTS = (
 
 def tiny_course(folder):
     """Write a tiny random model and 60 rows to `folder` (Path); returns the runner's arguments."""
+    # Here, because it takes seconds to load and a wrong option should be refused at once.
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+
     tokenizer = AutoTokenizer.from_pretrained(default_model.fetch())
     set_seed(0)
     config = LlamaConfig(

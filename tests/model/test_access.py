@@ -157,6 +157,7 @@ def test_a_refusal_is_one_sentence_with_the_next_step(said, owner, token):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_01_asks_for_the_model_before_it_reads_the_data(tmp_path):
     command = [
         sys.executable,

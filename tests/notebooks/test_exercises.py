@@ -212,6 +212,7 @@ def test_no_check_passes_before_it_is_filled_in(name, there):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_learner_s_notebook_in_a_real_kernel(there):
     notebook = nbformat.read("05_evaluate.ipynb", 4)
     NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True).execute()
