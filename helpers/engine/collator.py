@@ -16,11 +16,11 @@ class PackingCollator:
     - `attention_mask` (rows, 1, 1, length): 1 where a row has a token of its own, 0 for padding. It
       comes first, because the Trainer weighs a batch's validation loss by the length of the first;
     - `input_ids` and `position_ids` (1, beginning + rows · length);
-    - `labels` of the same shape, for whoever counts the tokens that are trained on;
-    - `answers` (tokens,): the positions from which a trained token is predicted, and `shift_labels`
-      (1, tokens): these tokens.
+    - `answers` (tokens,): the positions from which a trained token is predicted;
+    - `shift_labels` (1, tokens): these tokens, and `labels`: the same behind a first -100, for
+      whoever counts them.
 
-    A row's last token is left out, because nothing is predicted from it.
+    The last column of the padded batch is left out, because nothing is predicted from it.
     """
 
     def __init__(self, collator):
@@ -36,8 +36,7 @@ class PackingCollator:
         answers = beginning + row * length + offset
         packed = torch.cat([ids[0, :beginning], ids[:, beginning:].flatten()])[None]
         targets = wanted[row, beginning + offset]
-        labels = torch.full_like(packed, -100)
-        labels[0, answers] = targets
+        labels = torch.cat([targets.new_tensor([-100]), targets])[None]
         return {
             "attention_mask": padded["attention_mask"][:, None, None, beginning:-1],
             "input_ids": packed,
@@ -46,7 +45,7 @@ class PackingCollator:
             ],
             "labels": labels,
             "answers": answers,
-            "shift_labels": targets[None],
+            "shift_labels": labels[:, 1:],
         }
 
 

@@ -1,97 +1,91 @@
-"""Asking a model: prompts in, greedy answers or the likeliest labels out."""
+"""Asking a model: prompts in, greedy answers or the likeliest labels out.
+
+The answers are those of `model.generate`, one prompt at a time. It is only asked for many at once:
+prompts of similar length in a batch, and what all of them begin with (the system prompt, worked
+examples) read once, into a cache that every batch goes on from.
+"""
 
 import copy
-import os
 import time
-from contextlib import contextmanager
 from itertools import groupby
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import (
-    AttentionInterface,
-    DynamicCache,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StaticCache,
-)
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from helpers.data import chats
 
+POSITIONS = 500  # for so many, at most, the scores of the whole vocabulary are in memory at once
+
 
 def room(tokenizer, answers):
-    """Tokens (int) that the longest of `answers` (texts) needs with its end of turn, and a quarter more; at least 12."""
-    longest = max(
-        len(ids) for ids in tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-    )
+    """Tokens (int) that an answer may take: as the longest of `answers` (texts) and a quarter more.
+
+    The end of its turn is counted; at least 12.
+    """
+    encoded = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+    longest = max(len(ids) for ids in encoded)
     return max(12, longest + 1 + longest // 4)
 
 
 def end_tokens(model, tokenizer):
-    """Ids (sorted list of int) of all tokens that end an answer: the model's, the tokenizer's and the chat template's."""
+    """Ids (sorted list of int) of all tokens that end an answer.
+
+    They are the model's, the tokenizer's and the chat template's.
+    """
     ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends]) | {
-        tokenizer.eos_token_id,
-        chats.end_of_turn(tokenizer),
-    }
-    return sorted(ends - {None})
+    ends = set(ends if isinstance(ends, list) else [ends])
+    return sorted((ends | {tokenizer.eos_token_id, chats.end_of_turn(tokenizer)}) - {None})
 
 
 def answer(model, tokenizer, prompts, max_new_tokens, batch_size, label="answers", labels=()):
     """Greedy answers to `prompts` (message lists), in their order.
 
     Returns a list of dicts: `text` (str), `stopped` (True when the model ended its turn by itself),
-    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the batch's time,
-    reading the prompt included). With `labels` (texts), each dict also has `likeliest_label`: what `Batch.score_labels` says
-    of this prompt, which is read once; its `seconds` include the reading, too.
+    `confidence` (0–1, the probability the model gave to this answer), `seconds` (its share of the
+    batch's time, reading the prompt included). With `labels` (texts), each dict also has
+    `likeliest_label`, what `Batch.score_labels` says of the prompt. label: text before the progress
+    bar.
     """
     answers = [None] * len(prompts)
     for batch in read(model, tokenizer, prompts, batch_size, label):
         found = batch.answer(max_new_tokens)
         if labels:
-            found = [
-                a | {"likeliest_label": b}
-                for a, b in zip(found, batch.score_labels(labels), strict=True)
-            ]
+            for row, likeliest in zip(found, batch.score_labels(labels), strict=True):
+                row["likeliest_label"] = likeliest
         for index, row in zip(batch.indices, found, strict=True):
             answers[index] = row
     return answers
 
 
 def answer_logits(model, tokenizer, prompts, completions, batch_size, tokens=64):
-    """`Batch.logits` of all `prompts` (message lists) with their `completions`, batch after batch."""
+    """`Batch.logits` of all `prompts` (message lists) with their `completions`, one by one."""
     for batch in read(model, tokenizer, prompts, batch_size, "logits"):
         yield from batch.logits(completions, tokens)
 
 
 def read(model, tokenizer, prompts, batch_size, label):
-    """Let `model` read `prompts` (message lists): yields a `Batch` for every `batch_size` of them, the shortest first.
+    """Let `model` read `prompts` (message lists); yields a `Batch` for every `batch_size` of them.
 
-    What all prompts begin with (system prompt, worked examples) is read once, and padding never: prompts of unlike length are
-    packed, or, where a model cannot read them so, come in batches of their own. A batch can be asked until the next is read.
+    The shortest come first. A batch can be asked until the next is read.
     """
+    model.eval()
     encoded = [
         tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
         for prompt in prompts
     ]
-    beginning = _Beginning(model, encoded)
-    length = lambda i: len(encoded[i])
-    order = sorted(range(len(encoded)), key=length)
-    groups = (
-        [order]
-        if _packs(model, beginning.cache)
-        else [[*group] for _, group in groupby(order, length)]
-    )
-    batches = [
-        group[start : start + batch_size]
-        for group in groups
-        for start in range(0, len(group), batch_size)
-    ]
+    beginning = _common_beginning(encoded)
+    cache = _cache_of(model, beginning)
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    groups = [order]
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        # Layers with a window or a state take padding for text: prompts of one length need none.
+        groups = [[*group] for _, group in groupby(order, lambda index: len(encoded[index]))]
+    batches = [g[i : i + batch_size] for g in groups for i in range(0, len(g), batch_size)]
     for indices in tqdm(batches, desc=label):
-        batch = Batch(model, tokenizer, prompts, indices, beginning, [encoded[i] for i in indices])
+        batch = Batch(model, tokenizer, prompts, indices, encoded, beginning, cache)
         yield batch
         batch.cache = None  # room for the next, while a loop still holds this one
 
@@ -102,168 +96,144 @@ class Batch:
     indices (list of int): which of the prompts these are. What the methods return is in this order.
     """
 
-    def __init__(self, model, tokenizer, prompts, indices, beginning, encoded):
+    def __init__(self, model, tokenizer, prompts, indices, encoded, beginning, cache):
         began = time.monotonic()
         self.model, self.tokenizer, self.prompts, self.indices = model, tokenizer, prompts, indices
-        rests = [ids[beginning.length :] for ids in encoded]
+        rests = [encoded[index][len(beginning) :] for index in indices]
         longest = max(map(len, rests))
-        before, device = (
-            longest - torch.tensor([[len(rest)] for rest in rests]),
-            model.device,
-        )  # tokens of padding
         pad = [tokenizer.pad_token_id]
-        self.ids = torch.tensor(
-            [beginning.ids + pad * (longest - len(rest)) + rest for rest in rests], device=device
-        )
-        place = torch.arange(self.ids.shape[1]) - beginning.length
-        self.attention = ((place < 0) | (place >= before)).long().to(device)
-        ids, real = (
-            self.ids[:, beginning.length : -1],
-            self.attention[:, beginning.length : -1].bool(),
-        )
-        packed = (
-            not real.all()
-        )  # `read` lets models that cannot pack have prompts of one length only
-        self.cache = _rows(
-            beginning.cache, [0] * (1 if packed else len(indices))
-        )  # all but the last token: answers begin there
-        with _reading(device):
-            if packed:
-                _Packed(real, beginning.length).read(model, ids, self.cache)
-            elif longest > 1:
-                _forward(model, ids, self.attention[:, :-1], self.cache, 0)
-        if device.type == "cuda":
+        ids, mask = [], []
+        for rest in rests:  # padding stands between what is common and what is not
+            missing = longest - len(rest)
+            ids.append(beginning + pad * missing + rest)
+            mask.append([1] * len(beginning) + [0] * missing + [1] * len(rest))
+        self.ids = torch.tensor(ids, device=model.device)
+        self.mask = torch.tensor(mask, device=model.device)
+        # All but the last token, from which answers begin.
+        self.cache = _rows(cache, [0] * len(indices))
+        if longest > 1:
+            self._forward(self.ids[:, len(beginning) : -1], self.mask[:, :-1], self.cache, 1)
+        if model.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds = time.monotonic() - began
 
     def answer(self, max_new_tokens):
         """Greedy answers: a list of dicts as from the function `answer`."""
-        began, sureness, ends = (
-            time.monotonic(),
-            _Sureness(),
-            end_tokens(self.model, self.tokenizer),
+        began, sureness = time.monotonic(), _Sureness()
+        ends = end_tokens(self.model, self.tokenizer)
+        output = self.model.generate(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            past_key_values=_rows(self.cache, range(len(self.indices))),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([sureness]),
         )
-        with _reading(self.model.device):
-            out = self.model.generate(
-                input_ids=self.ids,
-                attention_mask=self.attention,
-                past_key_values=_with_room(self.model, self.cache, max_new_tokens),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=ends,
-                pad_token_id=self.tokenizer.pad_token_id,
-                logits_processor=LogitsProcessorList([sureness]),
-                disable_compile=True,
-                logits_to_keep=_last(1, self.model.device),
-            )
-        chances = torch.stack(sureness.steps, dim=1).tolist()
         answers = []
-        for row, scores in zip(out[:, self.ids.shape[1] :].tolist(), chances, strict=True):
-            stop = next((i for i, token in enumerate(row) if token in ends), None)
+        new = output[:, self.ids.shape[1] :].tolist()
+        for tokens, scores in zip(new, torch.stack(sureness.steps, dim=1).tolist(), strict=True):
+            stop = next((i for i, token in enumerate(tokens) if token in ends), None)
             said = scores if stop is None else scores[: stop + 1]
-            text = self.tokenizer.decode(row, skip_special_tokens=True).strip()
             answers.append(
-                {"text": text, "stopped": stop is not None, "confidence": float(np.exp(sum(said)))}
+                {
+                    "text": self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+                    "stopped": stop is not None,
+                    "confidence": float(np.exp(sum(said))),
+                }
             )
         return [row | {"seconds": self._each(began)} for row in answers]
 
     def score_labels(self, labels):
-        """For each prompt that of `labels` (texts) which the model finds likeliest: a list of dicts as from `answer`.
+        """Which of `labels` (texts) the model finds likeliest: a list of dicts as from `answer`.
 
-        Every label is written as the answer, end of turn included, and the log-probabilities of its tokens are summed.
+        Every label is written as the answer, end of turn included, and the log-probabilities of its
+        tokens are summed.
         """
-        began = time.monotonic()
-        endings = [
-            self._ending(self.prompts[self.indices[0]], [{"role": "assistant", "content": text}])
-            for text in labels
-        ]
-        shares, step = [], max(1, len(self.indices) // len(labels))
-        for start in range(0, len(self.indices), step):
-            rows = [
-                row for row in range(start, min(start + step, len(self.indices))) for _ in labels
-            ]
-            wanted = endings * (len(rows) // len(labels))
-            scores = [
-                ending_logits.log_softmax(-1)
-                .gather(1, torch.tensor(ending, device=ending_logits.device)[:, None])
-                .sum()
-                for ending_logits, ending in zip(self._follow(rows, wanted), wanted, strict=True)
-            ]
-            shares += torch.stack(scores).reshape(-1, len(labels)).softmax(dim=1).tolist()
+        began, sums = time.monotonic(), []
+        for text in labels:
+            ending = self._ending(self.indices[0], [{"role": "assistant", "content": text}])
+            wanted = torch.tensor(ending, device=self.model.device).expand(len(self.indices), -1)
+            chances = self._follow([ending] * len(self.indices)).float().log_softmax(-1)
+            sums.append(chances.gather(2, wanted[..., None]).sum(dim=(1, 2)))
+        shares = torch.stack(sums, dim=1).softmax(dim=1).tolist()
+        each = self._each(began)
         return [
             {
                 "text": labels[int(np.argmax(row))],
                 "stopped": True,
                 "confidence": max(row),
-                "seconds": self._each(began),
+                "seconds": each,
             }
             for row in shares
         ]
 
     def logits(self, completions, tokens=64):
-        """What the model expects where an answer is read to it: yields float32 tensors (positions, vocabulary).
+        """Yields what the model expects where an answer is read to it, (positions, vocabulary).
 
-        completions: message lists, one to each of the prompts that `read` was given; tokens: how many of each are read, from
-        its beginning. The positions are those before these tokens, so that two models with one tokenizer can be compared
-        position by position; no other logits are computed, and at most about 500 positions' at once.
+        completions: message lists, one to each of the prompts that `read` was given; tokens: how
+        many of each are read, from its beginning. The positions are those before these tokens, so
+        that two models with one tokenizer can be compared position by position. Yields one tensor
+        after the other in float32, of at most about POSITIONS positions.
         """
-        endings = [self._ending(self.prompts[i], completions[i])[:tokens] for i in self.indices]
-        step = max(1, 500 // max(map(len, endings)))
+        endings = [self._ending(index, completions[index])[:tokens] for index in self.indices]
+        step = max(1, POSITIONS // max(map(len, endings)))
         for start in range(0, len(endings), step):
-            part = endings[start : start + step]
-            yield torch.cat(self._follow([*range(start, start + len(part))], part))
+            rows = range(start, min(start + step, len(endings)))
+            part = [endings[row] for row in rows]
+            found = self._follow(part, rows)
+            kept = [row[: len(end)].float() for row, end in zip(found, part, strict=True)]
+            yield torch.cat(kept)
 
-    def _ending(self, prompt, completion):
-        ids, mask = chats.trained_tokens(self.tokenizer, prompt, completion)
+    def _ending(self, index, completion):
+        """Ids of the tokens that answer the prompt at `index` with a completion (message list)."""
+        ids, mask = chats.trained_tokens(self.tokenizer, self.prompts[index], completion)
         return ids[mask.index(True) :]
 
-    def _follow(self, rows, endings):
-        """Logits before each token of `endings` (lists of ids) when they follow the prompts at `rows` (places in this
-        batch): a list of float32 tensors (tokens, vocabulary)."""
+    def _follow(self, endings, rows=None):
+        """Scores before each token of `endings` (lists of ids), each behind its prompt.
+
+        rows: which of this batch they follow, by default all. Returns a tensor (rows, tokens of the
+        longest, vocabulary); what stands beyond the end of a shorter one is of no use.
+        """
+        rows = list(range(len(self.indices)) if rows is None else rows)
         longest, device = max(map(len, endings)), self.model.device
-        fill = lambda ids, value: ids[:-1] + [value] * (longest - len(ids))
-        read = torch.tensor(
-            [fill(ending, self.tokenizer.pad_token_id) for ending in endings],
-            dtype=torch.long,
-            device=device,
-        )
-        real = torch.tensor(
-            [fill([1] * len(ending), 0) for ending in endings], dtype=torch.long, device=device
-        )
-        with _reading(device):
-            logits = _forward(
-                self.model,
-                torch.cat([self.ids[rows, -1:], read], dim=1),
-                torch.cat([self.attention[rows], real], dim=1),
-                _rows(self.cache, rows),
-                longest,
-            )
-        return [row[: len(ending)].float() for row, ending in zip(logits, endings, strict=True)]
+        pad = self.tokenizer.pad_token_id
+        following = [ending[:-1] + [pad] * (longest - len(ending)) for ending in endings]
+        real = [[1] * (len(ending) - 1) + [0] * (longest - len(ending)) for ending in endings]
+        ids = torch.tensor(following, dtype=torch.long, device=device)
+        mask = torch.tensor(real, dtype=torch.long, device=device)
+        ids = torch.cat([self.ids[rows, -1:], ids], dim=1)
+        mask = torch.cat([self.mask[rows], mask], dim=1)
+        return self._forward(ids, mask, _rows(self.cache, rows), longest)
+
+    @torch.inference_mode()
+    def _forward(self, ids, mask, cache, keep):
+        """Scores (rows, keep, vocabulary) at the last `keep` positions of `ids`.
+
+        ids: the newest tokens of those that `mask` (rows, tokens so far) tells from padding;
+        `cache` holds them afterwards.
+        """
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            # As a number, transformers would cut a slice that is not contiguous, for whose product
+            # PyTorch copies the output layer once for each row of the batch.
+            logits_to_keep=torch.arange(-keep, 0, device=ids.device),
+        ).logits
 
     def _each(self, began):
+        """Seconds since `began` and those of reading, for each prompt."""
         return (self.seconds + time.monotonic() - began) / len(self.indices)
 
 
-@contextmanager
-def _reading(device):
-    """Inference. On a CPU query heads use the key head of their group without a copy of it for each; with a mask, on a
-    GPU, that would mean a slower kernel."""
-    name = "TRANSFORMERS_SDPA_FORCE_GQA"
-    before = os.environ.get(name)
-    if device.type == "cpu":
-        os.environ[name] = before or "1"
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
-
-
 class _Sureness(LogitsProcessor):
-    """Keeps the log-probability of the likeliest token, which greedy search takes, and no more of the logits."""
+    """Keeps the log-probability of the likeliest token, the one that is taken."""
 
     def __init__(self):
         self.steps = []
@@ -273,149 +243,48 @@ class _Sureness(LogitsProcessor):
         return scores
 
 
-class _Beginning:
-    """The tokens that all of `encoded` (lists of ids) begin with, read once into a key-value cache."""
-
-    def __init__(self, model, encoded):
-        model.eval()
-        shortest = min(map(len, encoded)) - 1  # at least one token is left to read
-        first = encoded[0][:shortest]
-        self.length = next(
-            (i for i, column in enumerate(zip(*encoded, strict=False)) if len(set(column)) > 1),
-            shortest,
-        )
-        self.length = min(self.length, shortest)
-        self.ids = first[: self.length]
-        self.cache = DynamicCache(config=model.config)
-        if self.length:
-            with _reading(model.device):
-                ids = torch.tensor([self.ids], device=model.device)
-                _forward(model, ids, torch.ones_like(ids), self.cache, 0)
+def _common_beginning(encoded):
+    """The tokens with which all of `encoded` (lists of ids) begin; each keeps one of its own."""
+    shortest = min(map(len, encoded)) - 1
+    first = encoded[0][:shortest]
+    for position, token in enumerate(first):
+        if any(ids[position] != token for ids in encoded):
+            return first[:position]
+    return first
 
 
-def _keeps_all(cache):
-    """Whether `cache` holds all tokens: no sliding window has pushed any out."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _packs(model, cache):
-    """Whether `model` can read packed rows: its attention is PyTorch's, by way of transformers' interface, over all tokens."""
-    return (
-        model.config._attn_implementation == "sdpa"
-        and model._can_set_attn_implementation()
-        and _keeps_all(cache)
-    )
-
-
-class _Packed:
-    """Packing: rows of unlike length as one sequence, one after the other, behind a beginning that is common to all.
-
-    Layers treat each token by itself, and padding would be as much work as text. Only attention must know which token
-    belongs to which row: for it, and in the cache afterwards, rows are a batch again, padded on the left.
-
-    real: bool tensor (rows, positions), where there is text and no padding; beginning: how many tokens the cache holds.
-    """
-
-    def __init__(self, real, beginning):
-        self.real = real
-        rows, positions = real.shape
-        self.places = (
-            (real.flatten().cumsum(0) - 1).clamp(min=0).view(real.shape)
-        )  # of a row's tokens in the sequence
-        first = torch.arange(beginning, device=real.device).expand(rows, -1)
-        self.seen = torch.cat(
-            [first, beginning + self.places], dim=1
-        )  # the same in the cache, the beginning included
-        before = torch.ones(
-            positions, beginning + positions, dtype=torch.bool, device=real.device
-        ).tril(beginning)
-        self.mask = (
-            before & torch.cat([torch.ones_like(first, dtype=torch.bool), real], dim=1)[:, None]
-        )[:, None]
-        self.positions = beginning + real.cumsum(dim=1) - 1
-
-    def read(self, model, ids, cache):
-        """Let `model` read `ids` (rows, positions); `cache`, of one row that holds the beginning, becomes one of all rows."""
-        AttentionInterface.register("packed", self._attend)
-        model.set_attn_implementation("packed")
-        try:
-            model(
-                input_ids=ids[self.real][None],
-                position_ids=self.positions[self.real][None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=_last(0, ids.device),
-            )
-        finally:
-            model.set_attn_implementation("sdpa")
-        for layer in cache.layers:
-            layer.keys, layer.values = (
-                self._batch(x, self.seen).contiguous() for x in (layer.keys, layer.values)
-            )
-
-    def _attend(self, module, query, key, value, attention_mask, **kwargs):
-        q, k, v = (
-            self._batch(query, self.places),
-            self._batch(key, self.seen),
-            self._batch(value, self.seen),
-        )
-        return sdpa_attention_forward(module, q, k, v, self.mask, **kwargs)[0][self.real][
-            None
-        ], None
-
-    def _batch(self, x, places):
-        """What a tensor (1, heads, tokens, width) holds at `places` (rows, positions): (rows, heads, positions, width)."""
-        return x[0].index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
-
-
-def _with_room(model, cache, tokens):
-    """A cache of what `cache` holds, with room for `tokens` more: one that grows is copied for every token.
-
-    `cache` holds the same afterwards, as the first part of the new one, so that nothing is held twice. With a sliding window,
-    whose cache knows no places, it is a copy that grows.
-    """
-    length = cache.get_seq_length()
-    if not _keeps_all(cache):
-        return _rows(cache, range(len(cache.layers[0].keys)))
-    roomy = StaticCache(
-        config=model.config, max_cache_len=length + 1 + tokens
-    )  # the last token of a prompt is still to be read
-    for index, layer in enumerate(cache.layers):
-        layer.keys, layer.values = (
-            x[:, :, :length] for x in roomy.update(layer.keys, layer.values, index)
-        )
-    return roomy
+@torch.inference_mode()
+def _cache_of(model, beginning):
+    """A cache (of one row) in which `model` has read the tokens `beginning` (list of ids)."""
+    cache = DynamicCache(config=model.config)
+    if beginning:
+        ids = torch.tensor([beginning], device=model.device)
+        last = torch.tensor([-1], device=model.device)
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last)
+    return cache
 
 
 def _rows(cache, rows):
-    """A cache of `rows` (int, in any order, also repeated) of `cache`, which stays as it is: a layer that grows is a new tensor."""
+    """A copy of `cache` for `rows` (list of int, also repeated) of it; `cache` stays as it is.
+
+    What attention remembers grows by making new tensors, so the old ones can be shared; a state,
+    as linear attention has, changes in place.
+    """
     chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(torch.tensor([*rows]))
+    chosen.layers = [
+        copy.copy(layer) if isinstance(layer, DynamicLayer) else copy.deepcopy(layer)
+        for layer in cache.layers
+    ]
+    if cache.get_seq_length():
+        chosen.reorder_cache(torch.tensor([*rows]))
     return chosen
 
 
-def _forward(model, ids, attention, cache, keep):
-    """Logits of the last `keep` positions for `ids`, the newest tokens of `attention`; `cache` grows by them."""
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    return model(
-        input_ids=ids,
-        attention_mask=attention,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=_last(keep, ids.device),
-    ).logits
-
-
-def _last(count, device):
-    """The last `count` positions as `logits_to_keep` takes them. Given as a number, transformers would cut a slice that is
-    not contiguous, for whose product PyTorch copies the output layer once per row of the batch."""
-    return torch.arange(-count, 0, device=device)
-
-
 def pick_examples(train, count, label_set, seed):
-    """`count` worked examples (list of dicts) from a DataFrame of training rows, taking the labels in turn."""
+    """`count` worked examples (list of dicts) from a DataFrame of training rows, labels in turn.
+
+    label_set: list of str, or None for free answers; seed: int.
+    """
     shuffled = train.sample(frac=1, random_state=seed)
     if label_set:
         turn = shuffled.groupby("answer").cumcount()
@@ -424,14 +293,22 @@ def pick_examples(train, count, label_set, seed):
 
 
 def few_shot_prompts(prompts, examples):
-    """`prompts` (message lists) with worked examples before the question; a system turn stays first.
+    """`prompts` (message lists) with worked examples before the question, after a system turn.
 
     examples: dicts with `prompt` and `completion`; their own system turns are left out.
     """
+    shown = []
+    for example in examples:
+        _, turns = _system_apart(example["prompt"])
+        shown += [*turns, *example["completion"]]
+    found = []
+    for prompt in prompts:
+        system, turns = _system_apart(prompt)
+        found.append([*system, *shown, *turns])
+    return found
 
-    def cut(prompt):
-        after_system = prompt[0]["role"] == "system"
-        return prompt[:after_system], prompt[after_system:]
 
-    shown = [turn for row in examples for turn in [*cut(row["prompt"])[1], *row["completion"]]]
-    return [[*cut(prompt)[0], *shown, *cut(prompt)[1]] for prompt in prompts]
+def _system_apart(prompt):
+    """A message list in two: the system turn, if it begins with one, and the others."""
+    first = int(prompt[0]["role"] == "system")
+    return prompt[:first], prompt[first:]

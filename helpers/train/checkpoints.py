@@ -41,7 +41,7 @@ class SameAfterResume(TrainerCallback):
 
 
 def make_repeatable(trainer):
-    """Let `trainer` end the same after a resume as without a break, with any number of processes."""
+    """Let `trainer` end the same after a break as without one, on any number of processes."""
     trainer.add_callback(SameAfterResume())
     trainer.accelerator.rng_types = ["torch"]  # the processes draw one order of the rows
 

@@ -11,6 +11,8 @@ from transformers import (
     AutoTokenizer,
     MistralConfig,
     MistralForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     set_seed,
 )
 
@@ -29,7 +31,31 @@ def test_few_shot_examples_alternate_and_keep_the_system_turn_first():
     assert [turn["role"] for turn in prompt] == ["system", *["user", "assistant"] * 4, "user"]
 
 
-@pytest.fixture(scope="module", params=["packed", "eager", "sliding window"])
+def tiny_qwen3_next(vocabulary):
+    """A configuration whose layers, most of them, have a state instead of attention."""
+    return Qwen3NextConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager", "sliding window", "linear attention"])
 def asked(tiny, request):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.add_special_tokens({"pad_token": loading.PAD_TOKEN})
@@ -37,10 +63,12 @@ def asked(tiny, request):
         config = MistralConfig.from_pretrained(tiny, sliding_window=16)  # shorter than the prompts
         set_seed(0)
         model = MistralForCausalLM(config).eval()
+    elif request.param == "linear attention":
+        set_seed(0)
+        model = Qwen3NextForCausalLM(tiny_qwen3_next(len(tokenizer))).eval()
     else:
-        attention = "eager" if request.param == "eager" else "sdpa"
         model = AutoModelForCausalLM.from_pretrained(
-            tiny, dtype=torch.float32, attn_implementation=attention
+            tiny, dtype=torch.float32, attn_implementation=request.param
         )
     loading.add_pad_row(model, tokenizer)
     prompts = [chats.messages("Be brief.", "word " * n + "?") for n in (1, 9, 4, 2, 7)]
@@ -68,24 +96,6 @@ def test_answers_are_those_of_generate_one_at_a_time(asked):
         ]
         assert row["confidence"] == pytest.approx(float(sum(chances).exp()), rel=1e-3)
         assert row["stopped"] == (int(new[-1]) == tokenizer.eos_token_id)
-
-
-@pytest.mark.parametrize("before", [{}, {"TRANSFORMERS_SDPA_FORCE_GQA": "0"}])
-def test_grouped_heads_are_asked_for_while_a_model_is_asked_and_no_longer(
-    asked, monkeypatch, before
-):
-    model, tokenizer, prompts = asked
-    monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA", raising=False)
-    for name, value in before.items():
-        monkeypatch.setenv(name, value)
-    seen, was = [], dict(os.environ)
-    with model.register_forward_pre_hook(
-        lambda *_: seen.append(os.environ["TRANSFORMERS_SDPA_FORCE_GQA"])
-    ):
-        asking.answer(model, tokenizer, prompts, 2, 2)
-        with pytest.raises(ValueError, match="max_new_tokens"):
-            asking.answer(model, tokenizer, prompts, 0, 2)
-    assert set(seen) == {before.get("TRANSFORMERS_SDPA_FORCE_GQA", "1")} and dict(os.environ) == was
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
@@ -126,7 +136,7 @@ def test_one_prompt_and_equal_prompts_work(asked):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_padding_is_never_read_and_the_beginning_once(asked, batch_size):
+def test_the_beginning_is_read_once(asked, batch_size):
     model, tokenizer, prompts = asked
     encoded = [
         tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
@@ -134,38 +144,18 @@ def test_padding_is_never_read_and_the_beginning_once(asked, batch_size):
     ]
     common = len(os.path.commonprefix(encoded))
     read = []
-    with model.model.layers[0].mlp.register_forward_pre_hook(
-        lambda _, inputs: read.append(inputs[0].shape[:2].numel())
-    ):
-        batches = sum(1 for _ in asking.read(model, tokenizer, prompts, batch_size, "read"))
-    assert read[0] == common > 5
-    assert sum(read) == common + sum(len(ids) - common - 1 for ids in encoded)
-    packed = model.config._attn_implementation == "sdpa" and not model.config.to_dict().get(
-        "sliding_window"
-    )
-    assert batches == (
-        -(-len(prompts) // batch_size) if packed else len(prompts)
-    )  # all of unlike length
 
+    def count(_, inputs):
+        read.append(inputs[0].shape[:2])
 
-def test_an_interrupted_reading_leaves_the_model_as_it_was(asked):
-    model, tokenizer, prompts = asked
-    before = model.config._attn_implementation
-    plain = [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)]
-    passes = []
-
-    def interrupt(*_):
-        passes.append(1)
-        if len(passes) == 2:  # after the beginning, the first batch
-            raise KeyboardInterrupt
-
-    with (
-        model.model.layers[1].mlp.register_forward_pre_hook(interrupt),
-        pytest.raises(KeyboardInterrupt),
-    ):
-        asking.answer(model, tokenizer, prompts, 6, 5)
-    assert model.config._attn_implementation == before
-    assert [row["text"] for row in asking.answer(model, tokenizer, prompts, 6, 5)] == plain
+    with model.model.layers[0].mlp.register_forward_pre_hook(count):
+        batches = list(asking.read(model, tokenizer, prompts, batch_size, "read"))
+    assert read[0] == (1, common) and common > 5
+    for (rows, tokens), batch in zip(read[1:], batches, strict=True):
+        own = [len(encoded[index]) - common - 1 for index in batch.indices]
+        assert (rows, tokens) == (len(own), max(own))
+    apart = type(model).__name__ != "LlamaForCausalLM"  # then prompts of one length only
+    assert len(batches) == (len(prompts) if apart else -(-len(prompts) // batch_size))
 
 
 @pytest.mark.parametrize("tokens, batch_size", [(64, 5), (2, 2), (1, 1)])
