@@ -1,107 +1,134 @@
-"""Evaluation: scores of answers, intervals, and comparisons of two systems on the same rows."""
+"""Scores of answers, intervals around them, and comparisons of two systems on the same rows."""
 
 import collections
 import json
 import re
 
 import numpy as np
+from scipy import stats
 
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Thai to Chinese
+# Thai to Chinese: scripts that put no spaces between words.
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
 WORDS = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
+DRAWN_AT_ONCE = 10_000_000  # rows that resampling holds in memory at a time, some 240 MB
 
 
 def bootstrap_interval(correct, samples, seed):
     """95 % percentile-bootstrap interval of a mean (Efron 1979). Returns (low, high).
 
-    correct: one number per test row, 0–1; samples: resamples drawn; seed: int. When all rows are right, or all wrong,
-    every resample is the same; then it is the exact interval (Clopper and Pearson 1934).
+    correct: one number per test row, 0–1; samples: resamples drawn; seed: int. When all rows are
+    right, or all wrong, every resample is the same; then it is the exact interval (Clopper and
+    Pearson 1934).
     """
-    from scipy.stats import binomtest
-
     if set(np.unique(correct)) in ({0}, {1}):
-        exact = binomtest(int(sum(correct)), len(correct)).proportion_ci(0.95)
+        exact = stats.binomtest(int(sum(correct)), len(correct)).proportion_ci(0.95)
         return float(exact.low), float(exact.high)
     return _bootstrap(correct, samples, seed)
 
 
 def _bootstrap(values, samples, seed):
+    """95 % percentile-bootstrap interval of the mean of any numbers: (low, high)."""
     values = np.asarray(values, dtype=float)
-    generator, means = np.random.default_rng(seed), []
-    for start in range(0, samples, 500):  # blocks keep memory bounded for large test sets
-        drawn = generator.integers(0, len(values), (min(500, samples - start), len(values)))
-        means.append(values[drawn].mean(axis=1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+    if len(set(values)) == 1:  # one row, or rows that are all alike: so is every resample
+        return float(values[0]), float(values[0])
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=samples,
+        batch=max(1, DRAWN_AT_ONCE // len(values)),
+        confidence_level=0.95,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def compare(tuned, rival, samples, seed):
-    """Paired comparison of two systems on the same rows. Returns a dict: difference, ci95, p_value, test, verdict.
+    """Paired comparison of two systems on the same rows.
 
-    tuned, rival: one number per test row. Right/wrong (0 and 1) gets the exact McNemar test (McNemar 1947): of the
-    rows where only one of the two is right, is the share that `tuned` wins compatible with a coin? Graded scores
-    get a paired permutation test (Fisher 1935): were the two the same, the sign of each row's difference could be
-    flipped. The verdict is "better" or "worse" when p < 0.05, else "not shown". ci95 is the paired bootstrap's.
+    tuned, rival: one number per test row; samples, seed: as for `bootstrap_interval`. Returns a
+    dict: difference (of the means), ci95 (the paired bootstrap's), p_value, test, and verdict:
+    "better" or "worse" when p < 0.05, else "not shown".
     """
-    from scipy.stats import binomtest, permutation_test
-
     difference = np.asarray(tuned, dtype=float) - np.asarray(rival, dtype=float)
-    low, high = _bootstrap(difference, samples, seed)
     mean = float(difference.mean())
     if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
-        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        test, p_value = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        test, p_value = "McNemar", _mcnemar(difference)
     else:
-        test = "permutation"
-        p_value = (
-            float(
-                permutation_test(
-                    (difference,),
-                    np.mean,
-                    permutation_type="samples",
-                    n_resamples=samples,
-                    vectorized=True,
-                    batch=500,
-                    rng=np.random.default_rng(seed),
-                ).pvalue
-            )
-            if len(difference) > 1
-            else 1.0
-        )
-    verdict = ("better" if mean > 0 else "worse") if p_value < 0.05 and mean else "not shown"
+        test, p_value = "permutation", _permutation(difference, samples, seed)
+    verdict = "not shown"
+    if p_value < 0.05 and mean:
+        verdict = "better" if mean > 0 else "worse"
     return {
         "difference": mean,
-        "ci95": [low, high],
+        "ci95": list(_bootstrap(difference, samples, seed)),
         "p_value": p_value,
         "test": test,
         "verdict": verdict,
     }
 
 
-def smallest_difference(rows, discordant=0.2, power=0.8):
-    """Smallest difference in accuracy (0–1) that a paired test at 5 % would show with this power on `rows` rows.
+def _mcnemar(difference):
+    """p-value of the exact McNemar test (McNemar 1947) for right and wrong answers.
 
-    discordant: share of rows on which exactly one of the two systems is right (an assumption, made before
-    training). From Connor (1987), solved for the difference: rows = ((z₁√ψ + z₂√(ψ − d²)) / d)².
+    difference: -1, 0 or 1 per row. Of the rows where only one of the two systems is right, is the
+    share that the first wins compatible with a coin?
     """
-    from scipy.stats import norm
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
-    z1, z2 = norm.ppf(0.975), norm.ppf(power)
-    grid = np.linspace(1e-4, 1, 10_000)
-    discordant = np.maximum(
-        discordant, grid
-    )  # a difference needs at least as many rows that disagree
-    needed = ((z1 * np.sqrt(discordant) + z2 * np.sqrt(discordant - grid**2)) / grid) ** 2
-    enough = grid[needed <= rows]
-    return float(enough[0]) if len(enough) else 1.0
+
+def _permutation(difference, samples, seed):
+    """p-value of a paired permutation test (Fisher 1935) for graded scores.
+
+    difference: of the scores, per row. Were the two systems the same, the sign of each row's
+    difference could be flipped.
+    """
+    if len(difference) == 1:
+        return 1.0
+    found = stats.permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=samples,
+        vectorized=True,
+        batch=max(1, DRAWN_AT_ONCE // len(difference)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def smallest_difference(rows, discordant=0.2, power=0.8):
+    """Smallest difference in accuracy (0–1) that a paired test on `rows` rows would likely show.
+
+    That is: at 5 %, with this power. discordant: share of rows on which exactly one of the two
+    systems is right (an assumption, made before training). From Connor (1987), solved for the
+    difference: rows = ((z₁√ψ + z₂√(ψ − d²)) / d)².
+    """
+    z1, z2 = stats.norm.ppf(0.975), stats.norm.ppf(power)
+    differences = np.linspace(1e-4, 1, 10_000)
+    # A difference needs at least as many rows that disagree.
+    share = np.maximum(discordant, differences)
+    needed = ((z1 * np.sqrt(share) + z2 * np.sqrt(share - differences**2)) / differences) ** 2
+    shown = differences[needed <= rows]
+    return float(shown[0]) if len(shown) else 1.0
 
 
 def words(text):
-    """Lower-case words and numbers of a text (list of str); each character of scripts that put no spaces between words."""
+    """Lower-case words and numbers of a text (list of str).
+
+    In scripts that put no spaces between words, each character is one.
+    """
     return WORDS.findall(text.casefold())
 
 
 def token_f1(given, right):
-    """F1 (0–1) over the words two answers share, as in SQuAD (Rajpurkar et al. 2016); without words, equality."""
+    """F1 (0–1) over the words two answers share, as in SQuAD (Rajpurkar et al. 2016).
+
+    Where one of them has no words, whether they are equal.
+    """
     a, b = collections.Counter(words(given)), collections.Counter(words(right))
     if not a or not b:
         return float(given.strip() == right.strip())
@@ -110,6 +137,7 @@ def token_f1(given, right):
 
 def rouge_l(given, right):
     """ROUGE-L F (0–1; Lin 2004) of two texts over their words, from torchmetrics."""
+    # Here, because it takes a second to load, and only free texts need it.
     from torchmetrics.functional.text.rouge import rouge_score
 
     found = rouge_score(given, right, rouge_keys="rougeL", normalizer=str, tokenizer=words)
@@ -126,15 +154,19 @@ def parsed(text):
 
 
 def field_accuracy(given, right):
-    """Share (0–1) of the fields of the JSON object `right` that `given` has with the same value; 0 if it is no JSON."""
+    """Share (0–1) of the fields of a JSON object that an answer has with the same value.
+
+    given, right: texts, of which `right` is a JSON object. 0 when `given` is none.
+    """
     hits = _hits(given, right)
     return sum(hits.values()) / len(hits) if hits else float(parsed(given) == {})
 
 
 def per_field(given, right):
-    """Share (0–1) of rows with exactly the right value, for every field of the JSON objects `right`; {field: share}.
+    """Share (0–1) of rows with exactly the right value, for every field; {field: share}.
 
-    given, right: lists of str; a row counts for the fields that its right answer has.
+    given, right: lists of texts, of which those of `right` are JSON objects; a row counts for the
+    fields that its right answer has.
     """
     found = collections.defaultdict(list)
     for pair in zip(given, right, strict=True):
@@ -144,10 +176,14 @@ def per_field(given, right):
 
 
 def _hits(given, right):
-    """{field of `right`: whether `given` has the same value}; written out, so that 1 is not true."""
-    written = lambda value: json.dumps(value, sort_keys=True)
-    got = parsed(given) or {}
-    return {
-        name: name in got and written(got[name]) == written(value)
-        for name, value in parsed(right).items()
-    }
+    """{field of `right`: whether `given` has the same value}."""
+    there = parsed(given) or {}
+    hits = {}
+    for name, value in parsed(right).items():
+        hits[name] = name in there and _written(there[name]) == _written(value)
+    return hits
+
+
+def _written(value):
+    """A value as JSON text, in which 1 is not true and the order of fields does not matter."""
+    return json.dumps(value, sort_keys=True)
