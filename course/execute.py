@@ -71,6 +71,7 @@ def _in_a_kernel(notebook, run_dir, values):
     from traitlets.config import Config
 
     output = _record(run_dir, notebook, ".ipynb")
+    os.environ["COURSE_TERMINAL"] = "1"  # 03 shows its progress here, too
     try:
         papermill.execute_notebook(
             literal(folders.NOTEBOOKS / f"{notebook}.ipynb"),

@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-# Before the libraries are imported, for they speak while they are: of a widget that a plain progress
-# bar does without, and of a kernel that bitsandbytes looks for on the Hub.
+# Before the libraries are imported, for they speak while they are: of a widget that a plain
+# progress bar does without, and of a kernel that bitsandbytes looks for on the Hub.
 warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,14 +1,17 @@
-"""Speed of 05's answers against the article's: python tests/benchmarks/eval_speed.py [--rows 150] [--rounds 3]
+"""Speed of 05's answers against the article's.
 
-The models that 05 asks answer the first test rows of a finished run, in turn, in one process and without a GPU: the
-merged model, the adapter on its base, the base with the same prompt and with worked examples. Ours is `asking.answer` with
-05's batch size; the fewer rows, the more of the first round is warming up. The other is the article's transformers
-`pipeline`, one prompt at a time. Both in float32 and, where that is another, in the run's precision, with the same longest
-answer and greedy choice. (Base and adapter are held as the run holds them. The article also quantizes the
-merged model on loading; that is left out, as it changes the answers: see 04.) Both run in the environment that the runner
-gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the same answers, or the command fails; another precision
-rounds otherwise, so there the share is printed. While other programs use the machine, the ratios by CPU time are the ones
-to trust.
+python tests/benchmarks/eval_speed.py [--rows 150] [--rounds 3]
+
+The models that 05 asks answer the first test rows of a finished run, in turn, in one process and
+without a GPU: the merged model, the adapter on its base, the base with the same prompt and with
+worked examples. Ours is `asking.answer` with 05's batch size; the fewer rows, the more of the first
+round is warming up. The other is the article's transformers `pipeline`, one prompt at a time. Both
+in float32 and, where that is another, in the run's precision, with the same longest answer and
+greedy choice. (Base and adapter are held as the run holds them. The article also quantizes the
+merged model on loading; that is left out, as it changes the answers: see 04.) Both run in the
+environment that the runner gives the notebooks (`run.ENVIRONMENT`). In float32 both must give the
+same answers, or the command fails; another precision rounds otherwise, so there the share is
+printed. While other programs use the machine, the ratios by CPU time are the ones to trust.
 """
 
 import argparse
@@ -42,7 +45,10 @@ def article(model, tokenizer, prompts, max_new_tokens):
 
 
 def quantization(kind, dtype):
-    """What from_pretrained takes for a base that 02 made `kind` (nf4, int8, none) and that computes in `dtype` (torch's)."""
+    """The quantization_config of a base that 02 made `kind` (nf4, int8, none).
+
+    dtype: torch dtype that it computes in.
+    """
     from transformers import BitsAndBytesConfig
 
     return {
@@ -58,7 +64,10 @@ def quantization(kind, dtype):
 
 
 def load(run_dir, precision):
-    """What 05 asks, in `precision` (name of a torch dtype): {system: (model, tokenizer, whether with its adapter)}."""
+    """What 05 asks, as {system: (model, tokenizer, context that switches its adapter off or not)}.
+
+    precision: name of a torch dtype.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -108,7 +117,8 @@ def main():
     run_dir = Path(options.run_dir)
     if not (run_dir / "04_merge_push" / "merged").is_dir():
         sys.exit(
-            f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a finished run with --run-dir."
+            f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a "
+            "finished run with --run-dir."
         )
     environment = {**run.ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     if (
@@ -176,9 +186,9 @@ def main():
     for _ in range(options.rounds):
         for name in options.systems:
             for side in sides:
-                answers[name, side], *taken = ask(*side, name)
-                for times, time_taken in zip((seconds, cpu), taken, strict=True):
-                    times[name][side].append(time_taken)
+                answers[name, side], *durations = ask(*side, name)
+                for times, duration in zip((seconds, cpu), durations, strict=True):
+                    times[name][side].append(duration)
     every = "all together"
     for times in (seconds, cpu):
         times[every] = {
@@ -190,7 +200,8 @@ def main():
         }
 
     print(
-        f"{'':24}{'':19}{'answers/s':>10}{'times the article in float32':>34}{'by CPU time':>13}{'same answers':>14}"
+        f"{'':24}{'':19}{'answers/s':>10}{'times the article in float32':>34}"
+        f"{'by CPU time':>13}{'same answers':>14}"
     )
     names = [*options.systems, *([every] if len(options.systems) > 1 else [])]
     for name in names:

@@ -1,18 +1,24 @@
-"""Training speed of 03 against the article's settings: python tests/benchmarks/train_speed.py [--rows 200] [--full]
+"""Training speed of 03 against the article's settings.
 
-Both sides train the same model on the same rows, with the same adapter, epochs and effective batch, in turn, each in a
-process of its own and without a GPU. Ours is notebook 03 as it stands. The other is TRL's SFTTrainer as the article sets
-it: float32, nothing quantized, micro-batches of 2, rows in random order. Tokens a second count the rows' own tokens, neither
-padding nor the rows that fill up our last update, over the time of training with the evaluations on the way. The ceiling is
-what a matrix product alone would allow on this machine: 4 FLOPs a token and weight of the linear layers (forward, and the
-gradient of the activations) and 6 for LoRA's (their own gradient too). It counts every token of a row; ours computes the
-beginning that all rows share once a batch, so its share is of the work done, not of the processor's rate.
+python tests/benchmarks/train_speed.py [--rows 200] [--full]
 
-Validation loss is measured the same way for both, on the saved adapters: the mean over all answer tokens. --full trains on
-all rows with the defaults, and adds loss and accuracy on the test rows. Ours against the article's comes with a 95 % interval,
-for each seed and for all of them (paired bootstrap over the rows): the loss of a hundred short answers hangs on the few that
-a model gets wrong. The intervals tell what other rows would change, not what other draws of dropout would; -p lora_dropout 0
-leaves those out on both sides. --precision float32 shows a machine without fast bfloat16, -p data_path other data.
+Both sides train the same model on the same rows, with the same adapter, epochs and effective batch,
+in turn, each in a process of its own and without a GPU. Ours is notebook 03 as it stands. The other
+is TRL's SFTTrainer as the article sets it: float32, nothing quantized, micro-batches of 2, rows in
+random order. Tokens a second count the rows' own tokens, neither padding nor the rows that fill up
+our last update, over the time of training with the evaluations on the way. The ceiling is what a
+matrix product alone would allow on this machine: 4 FLOPs a token and weight of the linear layers
+(forward, and the gradient of the activations) and 6 for LoRA's (their own gradient too). It counts
+every token of a row; ours computes the beginning that all rows share once a batch, so its share is
+of the work done, not of the processor's rate.
+
+Validation loss is measured the same way for both, on the saved adapters: the mean over all answer
+tokens. --full trains on all rows with the defaults, and adds loss and accuracy on the test rows.
+Ours against the article's comes with a 95 % interval, for each seed and for all of them (paired
+bootstrap over the rows): the loss of a hundred short answers hangs on the few that a model gets
+wrong. The intervals tell what other rows would change, not what other draws of dropout would; -p
+lora_dropout 0 leaves those out on both sides. --precision float32 shows a machine without fast
+bfloat16, -p data_path other data.
 """
 
 import argparse
@@ -45,8 +51,10 @@ def settings(run_dir):
 
 
 def stock(run_dir):
-    """Train as the article does on the rows of `run_dir`, as long and with the same adapter as 03 did there; prints the
-    figures as JSON and saves the adapter in `run_dir`."""
+    """Train as the article does, on the rows of `run_dir` and as long as 03 did there.
+
+    The adapter is like 03's. Prints the figures as JSON and saves the adapter in `run_dir`.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -104,9 +112,11 @@ def stock(run_dir):
 
 
 def quality(run_dir, side, test):
-    """Prints as JSON what the model that `side` (ours, article) has trained in `run_dir` gives: `validation_loss` (mean over
-    the answer tokens, nats) and `validation_losses` (the sum over each row's); if `test`, the same of the test rows, and
-    `right` (1.0 for each test row with exactly the right answer) with its mean, `accuracy`.
+    """Prints as JSON what the model that `side` (ours, article) has trained in `run_dir` gives.
+
+    That is `validation_loss` (mean over the answer tokens, nats) and `validation_losses` (the sum over each row's); if `test`, the same
+    of the test rows, and `right` (1.0 for each test row with exactly the right answer) with its
+    mean, `accuracy`.
     """
     import torch
 
@@ -157,7 +167,7 @@ def quality(run_dir, side, test):
 
 
 def matrix_rate(dtype, size=1536, rounds=20):
-    """FLOP/s of a square matrix product of `size` in `dtype` on this machine, the best of `rounds`."""
+    """FLOP/s of a square matrix product of `size` in `dtype` here, the best of `rounds`."""
     import torch
 
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
@@ -199,21 +209,28 @@ def run(command):
 
 
 def call(*arguments):
-    """Run one side of this file in a process of its own; returns the JSON object that it prints last."""
+    """Run one side in a process of its own; returns the JSON object that it prints last."""
     return json.loads(run([__file__, *arguments]).strip().splitlines()[-1])
 
 
 def compare(of, ours, article, seed):
-    """Print and return how the quality of `ours` compares with `article`, two lists of what `quality` found, run by run:
-    {split: [loss of ours over the article's, ends of its 95 % interval], "accuracy": what `scoring.compare` returns}.
+    """Print and return how the quality of `ours` compares with that of `article`.
+
+    Both are lists of what `quality` found, run by run. Returns
+    {split: [loss of ours over the article's, ends of its 95 % interval], "accuracy": what
+    `scoring.compare` returns}.
     """
     import numpy as np
     from scipy.stats import bootstrap
 
     from helpers.evaluate import scoring
 
-    joined = lambda side, name: np.concatenate([one[name] for one in side])
-    quotient = lambda a, b, axis=-1: a.sum(axis) / b.sum(axis)
+    def joined(side, name):
+        return np.concatenate([one[name] for one in side])
+
+    def quotient(a, b, axis=-1):
+        return a.sum(axis) / b.sum(axis)
+
     compared = {}
     for split in SPLITS:
         if f"{split}_losses" in ours[0]:
@@ -233,8 +250,8 @@ def compare(of, ours, article, seed):
         )
         low, high = (100 * end for end in found["ci95"])
         print(
-            f"{of}  ours less the article's accuracy: {100 * found['difference']:+.1f} points (95 % interval "
-            f"{low:+.1f} to {high:+.1f}, {found['test']} p = {found['p_value']:.3f})",
+            f"{of}  ours less the article's accuracy: {100 * found['difference']:+.1f} points "
+            f"(95 % interval {low:+.1f} to {high:+.1f}, {found['test']} p = {found['p_value']:.3f})",
             flush=True,
         )
         compared["accuracy"] = found
@@ -242,7 +259,10 @@ def compare(of, ours, article, seed):
 
 
 def both(run_dir, seed, options, found):
-    """Train both sides in turn in `run_dir` with `seed` and add what they took to `found`; returns `flops_per_token`."""
+    """Train both sides in turn in `run_dir` and add what they took to `found`.
+
+    Returns `flops_per_token`.
+    """
     common = ["-m", "course", "run", "--run-dir", run_dir]
     changed = {"seed": seed, "precision": options.precision, "resume": False}
     changed |= {} if options.full else {"max_rows": options.rows} | DEFAULTS
@@ -359,7 +379,7 @@ def main():
         share = statistics.median(one["tokens_per_second"] for one in found["ours"]) / ceiling
         name = str(dtype).removeprefix("torch.")
         print(
-            f"{name} matrix products alone: {ceiling:.0f} tokens/s; ours reaches {share:.0%} of that"
+            f"{name} matrix products alone: {ceiling:.0f} tokens/s; ours reaches {share:.0%} of it"
         )
         found[f"{name}_ceiling_tokens_per_second"] = ceiling
     if options.out:
