@@ -117,8 +117,8 @@ def main():
     run_dir = Path(options.run_dir)
     if not (run_dir / "04_merge_push" / "merged").is_dir():
         sys.exit(
-            f"{run_dir} has no merged model: run the course up to 04 first (make course), or name a "
-            "finished run with --run-dir."
+            f"{run_dir} has no merged model: run the course up to 04 first (make course), or name "
+            "a finished run with --run-dir."
         )
     environment = {**run.ENVIRONMENT, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
     if (

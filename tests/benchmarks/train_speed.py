@@ -114,9 +114,9 @@ def stock(run_dir):
 def quality(run_dir, side, test):
     """Prints as JSON what the model that `side` (ours, article) has trained in `run_dir` gives.
 
-    That is `validation_loss` (mean over the answer tokens, nats) and `validation_losses` (the sum over each row's); if `test`, the same
-    of the test rows, and `right` (1.0 for each test row with exactly the right answer) with its
-    mean, `accuracy`.
+    That is `validation_loss` (mean over the answer tokens, nats) and `validation_losses` (the sum
+    over each row's); if `test`, the same of the test rows, and `right` (1.0 for each test row with
+    exactly the right answer) with its mean, `accuracy`.
     """
     import torch
 
@@ -251,7 +251,8 @@ def compare(of, ours, article, seed):
         low, high = (100 * end for end in found["ci95"])
         print(
             f"{of}  ours less the article's accuracy: {100 * found['difference']:+.1f} points "
-            f"(95 % interval {low:+.1f} to {high:+.1f}, {found['test']} p = {found['p_value']:.3f})",
+            f"(95 % interval {low:+.1f} to {high:+.1f}, {found['test']} "
+            f"p = {found['p_value']:.3f})",
             flush=True,
         )
         compared["accuracy"] = found
