@@ -55,10 +55,10 @@ def test_two_processes_reach_the_losses_of_one(tiny, tmp_path):
     for (step, key, loss), (same_step, same_key, other) in zip(
         found["one"], found["two"], strict=True
     ):
-        assert (step, key) == (same_step, same_key) and other == pytest.approx(loss, rel=1e-3), (
-            step,
-            key,
-        )
+        # The Trainer's validation loss is a mean over batches, and these are made up otherwise.
+        close = 1e-2 if key == "eval_loss" else 1e-3
+        assert (step, key) == (same_step, same_key)
+        assert other == pytest.approx(loss, rel=close), (step, key)
     files = {
         n: set(manifests.read_manifest(tmp_path / n, "03_train")["files"]) for n in ("one", "two")
     }
