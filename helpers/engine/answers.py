@@ -12,7 +12,7 @@ def keep_answers(model):
     """Let `model` (a PreTrainedModel) return the last states at a batch's `answers` only, in place.
 
     `answers` are positions (tokens,), as the collator gives them; a call without them is as ever.
-    Returns None.
+    Returns two handles, whose remove() undoes it.
     """
     kept = []
 
@@ -26,5 +26,5 @@ def keep_answers(model):
             output.last_hidden_state = output.last_hidden_state[:, answers]
         return output
 
-    model.base_model.register_forward_pre_hook(take, with_kwargs=True)
-    model.base_model.register_forward_hook(select)
+    before = model.base_model.register_forward_pre_hook(take, with_kwargs=True)
+    return before, model.base_model.register_forward_hook(select)

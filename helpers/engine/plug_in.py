@@ -24,18 +24,19 @@ def speed_up(trainer):
     if not reason:
         usual = model.config._attn_implementation
         expected = answer_states(trainer, trainer.data_collator)
-        keep_answers(model)
+        hooks = keep_answers(model)
         use_packed_attention(model)
         reason = differs(trainer, expected)
         if reason:
             model.set_attn_implementation(usual)
+            for hook in hooks:
+                hook.remove()
     if reason:
         print(f"The engine stays off: {reason}. Training is the stock way.")
         return False
     trainer.data_collator = PackingCollator(trainer.data_collator)
     share_dropout(trainer.model)
-    # The Trainer's estimate of operations goes through all parameters in each step; nobody reads
-    # it.
+    # The Trainer's estimate of operations goes through all parameters, and nobody reads it.
     trainer.floating_point_ops = lambda inputs: 0
     print(
         "The engine is on: what the rows of a batch begin with is read once, scores are computed "
