@@ -197,6 +197,24 @@ def _sentence_for(error, hub, repo_id):
     return None
 
 
+def sign_in(place, run_dir, repo_id, base):
+    """Ask the Hub who we are, before any work, and print it; returns the repository to push to.
+
+    place, run_dir, repo_id: as in `connection`; base: Hub id or folder of the base model. Returns
+    `repo_id` unchanged when nothing is to be pushed. Raises HubError for a token that is missing,
+    unknown or may only read, and for a name that is not allowed.
+    """
+    if place == "none":
+        print("nothing will be pushed")
+        return repo_id
+    with connection(place, run_dir, repo_id) as connected:
+        who = huggingface_hub.HfApi(endpoint=connected.endpoint, token=connected.token).whoami()
+    check_role(who)
+    name = choose_name(repo_id, who["name"], base)
+    print(f"signed in to {connected.name} as {who['name']}; repository: {name}")
+    return name
+
+
 def choose_name(repo_id, account, base):
     """The repository to push to (str): `repo_id`, or else a name made from the base model's.
 
