@@ -54,17 +54,42 @@ def _described(figure, text):
 
 
 def token_lengths(lengths, max_length):
-    """Histogram of `lengths` (tokens per example); a line at `max_length` when it is in sight."""
+    """Histogram of `lengths` (tokens per example) with the median, the longest and `max_length`.
+
+    Where `max_length` is so large that the bars would shrink, it stands at the edge, as an arrow.
+    """
     figure, axes = _axes("How long the examples are", "tokens per example", "examples")
-    axes.hist(lengths, bins=20, color=OTHERS, edgecolor="white")
-    if max_length < 2 * max(lengths):
-        axes.axvline(max_length, color=LIMIT, label="max_length")
-        axes.legend()
-    middle = sorted(lengths)[len(lengths) // 2]
+    counts, _, _ = axes.hist(lengths, bins=20, color=OTHERS, edgecolor="white")
+    axes.set_ylim(0, 1.25 * max(counts))
+    median, longest = sorted(lengths)[len(lengths) // 2], max(lengths)
+    marks = {f"median {median}": median, f"longest {longest}": longest}
+    if max_length < 2 * longest:
+        axes.axvline(max_length, color=LIMIT)
+        axes.annotate(
+            f"max_length {max_length}",
+            (max_length, 1.2 * max(counts)),
+            xytext=(-6, 0),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color=LIMIT,
+        )
+    else:
+        text = f"max_length {max_length} \N{RIGHTWARDS ARROW}"
+        axes.text(0.99, 0.97, text, transform=axes.transAxes, ha="right", va="top", color=LIMIT)
+    for label, value in marks.items():
+        axes.axvline(value, ymax=0.8, color=MEASURED, linestyle="--")
+        axes.annotate(
+            label,
+            (value, 1.02 * max(counts)),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+        )
     return _described(
         figure,
-        f"Histogram of {len(lengths)} examples: {min(lengths)} to {max(lengths)} tokens, median "
-        f"{middle}.",
+        f"Histogram of {len(lengths)} examples: {min(lengths)} to {longest} tokens, median "
+        f"{median}; max_length is {max_length}.",
     )
 
 

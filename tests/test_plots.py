@@ -8,6 +8,7 @@ matplotlib.use("agg")  # no window, on a machine without a screen
 import matplotlib.pyplot as plt
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.colors import to_rgba
 
 from helpers import plots
 
@@ -25,10 +26,13 @@ def said(figure):
     return metadata["image/png"]["alt"]
 
 
-def test_token_lengths_draw_the_limit_only_when_it_is_in_sight():
+def test_token_lengths_mark_median_longest_and_the_limit():
     near, far = plots.token_lengths([10, 20, 30], 40), plots.token_lengths([10, 20, 30], 512)
-    assert len(near.axes[0].lines) == 1 and not far.axes[0].lines
-    assert said(near) == "Histogram of 3 examples: 10 to 30 tokens, median 20."
+    assert [line.get_xdata()[0] for line in near.axes[0].lines] == [40, 20, 30]
+    assert [line.get_xdata()[0] for line in far.axes[0].lines] == [20, 30]
+    texts = [text.get_text() for text in far.axes[0].texts]
+    assert texts[0].startswith("max_length 512") and texts[1:] == ["median 20", "longest 30"]
+    assert said(near) == "Histogram of 3 examples: 10 to 30 tokens, median 20; max_length is 40."
 
 
 HISTORY = [
@@ -69,12 +73,26 @@ def test_training_loss_is_smoothed_and_its_start_does_not_flatten_the_rest(tmp_p
 def test_scores_stand_in_the_order_given_with_their_intervals():
     intervals = {"majority": (0.5, (0.44, 0.56)), "merged": (0.89, (0.86, 0.93))}
     figure = plots.scores(intervals, "exact_match")
-    bars = [patch.get_width() for patch in figure.axes[0].patches]
-    assert bars == pytest.approx([89, 50])  # from below
-    assert figure.axes[0].get_xlabel() == "exact match (%)"
+    axes = figure.axes[0]
+    assert [patch.get_width() for patch in axes.patches] == pytest.approx([89, 50])  # from below
+    assert [patch.get_facecolor() for patch in axes.patches] == [
+        to_rgba(plots.TUNED),
+        to_rgba(plots.BASE),
+    ]
+    assert axes.get_xlabel() == "exact match (%)"
     assert said(figure) == (
-        "Bars of exact match with 95 % intervals: majority 50 % (44 to 56), merged 89 % (86 to 93)."
+        "Bars of exact match with 95 % intervals: always the same answer 50 % (44 to 56), "
+        "tuned, merged 89 % (86 to 93). A line at 50 %, where the constant answer ends."
     )
+
+
+def test_scores_have_a_line_at_the_constant_answer():
+    intervals = {"majority": (0.6, (0.5, 0.7)), "merged": (0.8, (0.7, 0.9))}
+    legend = plots.scores(intervals, "accuracy").axes[0].get_legend_handles_labels()
+    ((line,), words) = legend
+    assert list(line.get_xdata()) == [60, 60] and words == ["always the same answer"]
+    del intervals["majority"]
+    assert plots.scores(intervals, "accuracy").axes[0].get_legend() is None
 
 
 def test_scores_of_a_system_that_is_always_right_have_no_negative_whisker():
