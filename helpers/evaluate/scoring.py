@@ -5,19 +5,21 @@ import json
 import re
 
 import numpy as np
+from scipy.stats import binomtest, norm, permutation_test
 
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Thai to Chinese
+UNSPACED = (  # scripts that put no spaces between words, from Thai to Chinese
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
 WORDS = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])\w)+")
 
 
 def bootstrap_interval(correct, samples, seed):
     """95 % percentile-bootstrap interval of a mean (Efron 1979). Returns (low, high).
 
-    correct: one number per test row, 0–1; samples: resamples drawn; seed: int. When all rows are right, or all wrong,
-    every resample is the same; then it is the exact interval (Clopper and Pearson 1934).
+    correct: one number per test row, 0–1; samples: resamples drawn; seed: int. When all rows are
+    right, or all wrong, every resample is the same; then the interval is the exact one (Clopper and
+    Pearson 1934).
     """
-    from scipy.stats import binomtest
-
     if set(np.unique(correct)) in ({0}, {1}):
         exact = binomtest(int(sum(correct)), len(correct)).proportion_ci(0.95)
         return float(exact.low), float(exact.high)
@@ -35,38 +37,22 @@ def _bootstrap(values, samples, seed):
 
 
 def compare(tuned, rival, samples, seed):
-    """Paired comparison of two systems on the same rows. Returns a dict: difference, ci95, p_value, test, verdict.
+    """Paired comparison of two systems on the same rows.
 
-    tuned, rival: one number per test row. Right/wrong (0 and 1) gets the exact McNemar test (McNemar 1947): of the
-    rows where only one of the two is right, is the share that `tuned` wins compatible with a coin? Graded scores
-    get a paired permutation test (Fisher 1935): were the two the same, the sign of each row's difference could be
-    flipped. The verdict is "better" or "worse" when p < 0.05, else "not shown". ci95 is the paired bootstrap's.
+    tuned, rival: one number per test row. Right or wrong (1 and 0) gets the exact McNemar test
+    (McNemar 1947): of the rows where only one of the two is right, is the share that `tuned` wins
+    compatible with a coin? Graded scores get a paired permutation test (Fisher 1935): if the two
+    were equally good, each row's difference would as likely be plus as minus.
+    Returns a dict: difference, ci95 (of the paired bootstrap), p_value, test (its name), verdict
+    ("better" or "worse" when p < 0.05, else "not shown").
     """
-    from scipy.stats import binomtest, permutation_test
-
     difference = np.asarray(tuned, dtype=float) - np.asarray(rival, dtype=float)
     low, high = _bootstrap(difference, samples, seed)
     mean = float(difference.mean())
     if set(np.unique(difference)) <= {-1.0, 0.0, 1.0}:
-        won, lost = int((difference > 0).sum()), int((difference < 0).sum())
-        test, p_value = "McNemar", float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        test, p_value = "McNemar", _mcnemar(difference)
     else:
-        test = "permutation"
-        p_value = (
-            float(
-                permutation_test(
-                    (difference,),
-                    np.mean,
-                    permutation_type="samples",
-                    n_resamples=samples,
-                    vectorized=True,
-                    batch=500,
-                    rng=np.random.default_rng(seed),
-                ).pvalue
-            )
-            if len(difference) > 1
-            else 1.0
-        )
+        test, p_value = "permutation", _permutation(difference, samples, seed)
     verdict = ("better" if mean > 0 else "worse") if p_value < 0.05 and mean else "not shown"
     return {
         "difference": mean,
@@ -77,31 +63,56 @@ def compare(tuned, rival, samples, seed):
     }
 
 
+def _mcnemar(difference):
+    """p of the exact two-sided test; difference: array of -1, 0 and 1."""
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def _permutation(difference, samples, seed):
+    """p of the two-sided test with `samples` random signs; difference: array of floats."""
+    if len(difference) == 1:
+        return 1.0
+    found = permutation_test(
+        (difference,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=samples,
+        vectorized=True,
+        batch=500,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
 def smallest_difference(rows, discordant=0.2, power=0.8):
-    """Smallest difference in accuracy (0–1) that a paired test at 5 % would show with this power on `rows` rows.
+    """Smallest difference in accuracy (0–1) that a paired test at 5 % would show on `rows` rows.
 
-    discordant: share of rows on which exactly one of the two systems is right (an assumption, made before
-    training). From Connor (1987), solved for the difference: rows = ((z₁√ψ + z₂√(ψ − d²)) / d)².
+    It would show it with this power (0–1). discordant: share of rows on which exactly one of the
+    two systems is right (an assumption, made before training). From Connor (1987), solved for the
+    difference: rows = ((z₁√ψ + z₂√(ψ − d²)) / d)².
     """
-    from scipy.stats import norm
-
     z1, z2 = norm.ppf(0.975), norm.ppf(power)
     grid = np.linspace(1e-4, 1, 10_000)
-    discordant = np.maximum(
-        discordant, grid
-    )  # a difference needs at least as many rows that disagree
+    discordant = np.maximum(discordant, grid)  # a difference needs as many rows that disagree
     needed = ((z1 * np.sqrt(discordant) + z2 * np.sqrt(discordant - grid**2)) / grid) ** 2
     enough = grid[needed <= rows]
     return float(enough[0]) if len(enough) else 1.0
 
 
 def words(text):
-    """Lower-case words and numbers of a text (list of str); each character of scripts that put no spaces between words."""
+    """Lower-case words and numbers of a text (list of str).
+
+    In scripts that put no spaces between words, each character is one.
+    """
     return WORDS.findall(text.casefold())
 
 
 def token_f1(given, right):
-    """F1 (0–1) over the words two answers share, as in SQuAD (Rajpurkar et al. 2016); without words, equality."""
+    """F1 (0–1) over the words that two answers share, as in SQuAD (Rajpurkar et al. 2016).
+
+    Answers without words must be equal.
+    """
     a, b = collections.Counter(words(given)), collections.Counter(words(right))
     if not a or not b:
         return float(given.strip() == right.strip())
@@ -126,15 +137,19 @@ def parsed(text):
 
 
 def field_accuracy(given, right):
-    """Share (0–1) of the fields of the JSON object `right` that `given` has with the same value; 0 if it is no JSON."""
+    """Share (0–1) of the fields of the JSON object `right` that `given` has with the same value.
+
+    It is 0 when `given` is not a JSON object.
+    """
     hits = _hits(given, right)
     return sum(hits.values()) / len(hits) if hits else float(parsed(given) == {})
 
 
 def per_field(given, right):
-    """Share (0–1) of rows with exactly the right value, for every field of the JSON objects `right`; {field: share}.
+    """Share (0–1) of rows with exactly the right value, for every field: {field: share}.
 
-    given, right: lists of str; a row counts for the fields that its right answer has.
+    given, right: lists of str, `right` of JSON objects; a row counts for the fields that its right
+    answer has.
     """
     found = collections.defaultdict(list)
     for pair in zip(given, right, strict=True):
@@ -144,10 +159,14 @@ def per_field(given, right):
 
 
 def _hits(given, right):
-    """{field of `right`: whether `given` has the same value}; written out, so that 1 is not true."""
-    written = lambda value: json.dumps(value, sort_keys=True)
+    """{field of `right`: whether `given` has the same value}."""
     got = parsed(given) or {}
     return {
-        name: name in got and written(got[name]) == written(value)
+        name: name in got and _written(got[name]) == _written(value)
         for name, value in parsed(right).items()
     }
+
+
+def _written(value):
+    """A JSON value as text, in which 1 is not true."""
+    return json.dumps(value, sort_keys=True)
