@@ -1,5 +1,7 @@
 """The simpler rivals."""
 
+import pandas as pd
+
 from helpers.evaluate import rivals, scoring
 
 
@@ -25,3 +27,29 @@ def test_the_best_constant_answer():
     ).startswith("it is")
     orders = ['{"n": 1, "d": null}', '{"n": 2, "d": null}', '{"n": 1, "d": "x"}']
     assert rivals.best_constant(orders, exact, 0) == '{"n": 1, "d": null}'
+
+
+TRAIN = pd.DataFrame(
+    {
+        "question": [f"{'good' if i % 3 else 'bad'} thing {i}" for i in range(30)],
+        "answer": [f" {'yes' if i % 3 else 'no'} " for i in range(30)],
+    }
+)
+
+
+def test_rivals_answer_as_models_do():
+    asked = ["a good day", "a bad thing"]
+    constant = rivals.constant(TRAIN, asked, None, 0)
+    learned = rivals.tfidf_logreg(TRAIN, asked, 0)
+    nearest = rivals.nearest_answer(TRAIN, ["good thing 4", "bad thing 3"], 0)
+    assert [row["text"] for row in constant] == ["yes", "yes"]
+    assert [row["text"] for row in learned] == [row["text"] for row in nearest] == ["yes", "no"]
+    for row in (*constant, *learned, *nearest):
+        assert row["stopped"] and row["confidence"] is None and row["seconds"] >= 0
+
+
+def test_each_rival_reports_its_own_seconds():
+    asked = ["a good day"] * 5
+    constant = rivals.constant(TRAIN, asked, None, 0)
+    learned = rivals.tfidf_logreg(TRAIN, asked, 0)
+    assert constant[0]["seconds"] < learned[0]["seconds"]
