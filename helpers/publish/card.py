@@ -3,17 +3,23 @@
 from huggingface_hub import ModelCard, ModelCardData
 
 from helpers.publish import hub
+from helpers.records import files, manifests
 
+STEP = "04_merge_push"
 IN_WORDS = {"as saved": "as saved", "nf4": "in NF4 (4 bits)", "int8": "in int8 (8 bits)"}
 
 
-def make(repo_id, base, data, settings, check, versions):
+def make(run_dir, repo_id, base, check):
     """The card (ModelCard) of a merged model.
 
-    repo_id: "account/name" or ""; base: what `licences.about` says of the base model; data: dict
-    with `system_prompt` (text), `rows` ({part: number}) and `files` ({name: SHA-256}); settings: of
-    02 and 03, {name: value}; check: what merge_check.json holds; versions: {library: version}.
+    run_dir: Path, with the results of 01 to 03; repo_id: "account/name" or ""; base: what
+    `licences.about` says of the base model; check: what merge_check.json holds.
     """
+    data, lora, training = (
+        manifests.read_manifest(run_dir, name) for name in manifests.NEEDS[STEP]
+    )
+    counts = files.read_json(run_dir / "01_data" / "summary.json")["rows"]
+    settings = lora["parameters"] | training["parameters"]
     head = ModelCardData(
         base_model=base["hub_id"],
         license=base["licence"],
@@ -22,13 +28,11 @@ def make(repo_id, base, data, settings, check, versions):
         pipeline_tag="text-generation",
         tags=["lora", "sft", hub.MARK],
     )
-    measured = {
-        name: value for name, value in settings.items() if name not in ("run_dir", "resume")
-    }
     rows = {
         part: f"{number} rows, SHA-256 {data['files'][f'{part}.jsonl']}"
-        for part, number in data["rows"].items()
+        for part, number in counts.items()
     }
+    used = {name: value for name, value in settings.items() if name not in ("run_dir", "resume")}
     blocks = [
         f"# {repo_id.rpartition('/')[2] or base['name'] + '-lora'}",
         base["built_with"],
@@ -37,7 +41,7 @@ def make(repo_id, base, data, settings, check, versions):
         _how_to_load(check),
         f"Licence of the base: {base['licence']} {base['link'] or ''}".strip(),
         "System prompt it was trained with:",
-        f"> {data['system_prompt'] or '(none)'}",
+        f"> {data['parameters']['system_prompt'] or '(none)'}",
         "## Results",
         f"Exactly right answers to {check['validation_rows']} validation rows, with 95 % bootstrap "
         "intervals. Training was watched on these rows, not fitted to them.",
@@ -45,9 +49,9 @@ def make(repo_id, base, data, settings, check, versions):
         "## Data",
         _table(("", ""), rows.items()),
         "## Settings",
-        _table(("", ""), measured.items()),
+        _table(("", ""), used.items()),
         "## Versions",
-        _table(("", ""), versions.items()),
+        _table(("", ""), training["versions"].items()),
     ]
     return ModelCard(f"---\n{head.to_yaml()}\n---\n" + "\n\n".join(filter(None, blocks)) + "\n")
 

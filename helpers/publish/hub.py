@@ -237,6 +237,25 @@ def choose_name(repo_id, account, base):
     return repo_id
 
 
+def to_push(step, repo_id, merged, adapter, base, card):
+    """What is pushed where, {repository: folder}, after saying so; empty for push_to "none".
+
+    step: 04's Step; repo_id: "account/name"; merged, adapter: Paths; base: what `licences.about`
+    says of the base model; card: ModelCard.
+    """
+    push_to, own_folder = step.parameters["push_to"], step.folder / "adapter"
+    shutil.rmtree(own_folder, ignore_errors=True)
+    if push_to == "none":
+        return {}
+    folders = {repo_id: merged}
+    if step.parameters["push_adapter"]:
+        folders[f"{repo_id}-adapter"] = adapter_to_push(adapter, own_folder, base, card)
+    seen_by = "private" if step.parameters["hub_private"] else "PUBLIC"
+    for name, folder in folders.items():
+        print(f"Sending {folder.name} to the {seen_by} repository {name} on {NAMES[push_to]}.")
+    return folders
+
+
 def adapter_to_push(adapter, target, base, card):
     """Copy an adapter's folder to `target` as it may leave this machine, with a card of its own.
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 from transformers import AutoConfig
 
 from helpers.model import memory
@@ -16,6 +17,23 @@ def size(model_folder):
     precision = str(config.dtype or "float32").removeprefix("torch.")
     linear, others = memory.shapes(config)
     return memory.weights(linear, others, "none", precision)["weights"]
+
+
+def check_space(step, model_folder):
+    """Raise ArtefactError unless the disk holds two merges, and what the practice Hub keeps.
+
+    step: 04's Step; model_folder: the base's, or its Hub id.
+    """
+    copies = 3 if step.parameters["push_to"] == "practice" else 2
+    step.check_space(copies * size(model_folder))
+
+
+def trial(folder, weights):
+    """An empty folder (Path) in `folder` for the merge into these weights (str)."""
+    path = folder / ".trials" / weights
+    shutil.rmtree(path, ignore_errors=True)  # of a run that was cut off
+    path.mkdir(parents=True)
+    return path
 
 
 def assemble(trial, merged, tokenizer, card, notice=""):
@@ -38,3 +56,9 @@ def assemble(trial, merged, tokenizer, card, notice=""):
     shutil.rmtree(merged, ignore_errors=True)
     part.rename(merged)
     shutil.rmtree(trial.parent)
+
+
+def sizes(folder):
+    """A DataFrame of the files in `folder` (Path) and their sizes in MB."""
+    found = {path.name: path.stat().st_size / 1e6 for path in sorted(folder.iterdir())}
+    return pd.Series(found, name="MB").round(2).to_frame()
