@@ -11,8 +11,8 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from helpers.evaluate import systems
 
 # One colour for one thing, in all notebooks. Blue is what was there before, orange is what we add.
-BASE = OTHERS = "#3b6ea5"  # the model before tuning, and whatever else tuning is compared with
-TUNED = OURS = "#d9822b"  # the model after tuning
+BASE = "#3b6ea5"  # the model before tuning, and whatever else tuning is compared with
+TUNED = "#d9822b"  # the model after tuning
 FROZEN, ADAPTER = "#a9c1dc", "#d9822b"  # weights that stay as they are; weights that are trained
 TRAINING, VALIDATION = "#8e6bb0", "#2f8f6b"  # rows that are learned from; rows that are watched
 LIMIT, MEASURED = "#c0392b", "#555555"  # what cannot be passed; what was measured, not predicted
@@ -20,6 +20,7 @@ MEMORY = {  # what fills the memory while training, beside the weights
     "frozen weights": FROZEN,
     "trained weights and optimizer": ADAPTER,
     "activations, logits, workspace": "#7fb7a8",
+    "Python and libraries": "#c9c9c9",
 }
 MEMORY_GROUPS = {  # the predictor's parts, as the plot puts them together; others are the last
     "weights": "frozen weights",
@@ -28,6 +29,7 @@ MEMORY_GROUPS = {  # the predictor's parts, as the plot puts them together; othe
     "adapters": "trained weights and optimizer",
     "gradients": "trained weights and optimizer",
     "optimizer": "trained weights and optimizer",
+    "runtime": "Python and libraries",
 }
 
 
@@ -59,7 +61,7 @@ def token_lengths(lengths, max_length):
     Where `max_length` is so large that the bars would shrink, it stands at the edge, as an arrow.
     """
     figure, axes = _axes("How long the examples are", "tokens per example", "examples")
-    counts, _, _ = axes.hist(lengths, bins=20, color=OTHERS, edgecolor="white")
+    counts, _, _ = axes.hist(lengths, bins=20, color=BASE, edgecolor="white")
     axes.set_ylim(0, 1.25 * max(counts))
     median, longest = sorted(lengths)[len(lengths) // 2], max(lengths)
     marks = {f"median {median}": median, f"longest {longest}": longest}
@@ -181,8 +183,14 @@ def confusion(truth, answers, labels):
     # Between two dollar signs matplotlib would read a formula.
     ticks = [label.replace("$", r"\$") for label in shown]
     drawn = ConfusionMatrixDisplay.from_predictions(
-        truth, named, labels=shown, display_labels=ticks, ax=axes, cmap="Blues", colorbar=False,
-        text_kw={"size": 16}
+        truth,
+        named,
+        labels=shown,
+        display_labels=ticks,
+        ax=axes,
+        cmap="Blues",
+        colorbar=False,
+        text_kw={"size": 16},
     )
     axes.set(xlabel="answer given", ylabel="right answer")  # scikit-learn has named them
     counts = [
@@ -244,7 +252,7 @@ def memory(predicted, capacities):
     predicted: {what the bar stands for: {part: bytes}}, parts as from `helpers.model.memory`;
     capacities: GB of the GPUs. A bar longer than the largest GPU is cut off there.
     """
-    bars = {name: _memory_groups(parts) for name, parts in predicted.items()}
+    bars = {name: _memory_groups(parts, 1e9) for name, parts in predicted.items()}
     end = 1.12 * max(capacities)
     figure, axes = _axes("What training takes", "memory (GB)", "", (10, 0.6 * len(bars) + 1.8))
     for name, groups in bars.items():
@@ -264,9 +272,10 @@ def memory(predicted, capacities):
         axes.text(size, -0.65, f"{size} GB", color=LIMIT, ha="center", va="bottom", size=12)
     axes.set(xlim=(0, end), ylim=(len(bars) - 0.5, -0.6))
     axes.set_title(axes.get_title(), size=15, pad=24)
-    boxes = [Rectangle((0, 0), 1, 1, color=colour) for colour in MEMORY.values()]
-    legend = {"loc": "outside lower center", "ncols": len(MEMORY), "frameon": False}
-    figure.legend(boxes, MEMORY, fontsize=12, **legend)
+    shown = [group for group in MEMORY if any(groups[group] for groups in bars.values())]
+    boxes = [Rectangle((0, 0), 1, 1, color=MEMORY[group]) for group in shown]
+    legend = {"loc": "outside lower center", "ncols": len(shown), "frameon": False}
+    figure.legend(boxes, shown, fontsize=12, **legend)
     sums = [
         f"{name} {sum(groups.values()):.1f} GB, of it frozen weights {groups['frozen weights']:.1f}"
         for name, groups in bars.items()
@@ -278,11 +287,11 @@ def memory(predicted, capacities):
     )
 
 
-def _memory_groups(parts):
-    """{group, as in MEMORY: GB} from {part: bytes} as `helpers.model.memory` predicts it."""
+def _memory_groups(parts, unit=1):
+    """{group, as in MEMORY: size / unit} from {part: size} as `helpers.model.memory` predicts."""
     groups = dict.fromkeys(MEMORY, 0.0)
     for part, size in parts.items():
-        groups[MEMORY_GROUPS.get(part, "activations, logits, workspace")] += size / 1e9
+        groups[MEMORY_GROUPS.get(part, "activations, logits, workspace")] += size / unit
     return groups
 
 
@@ -293,8 +302,8 @@ def predicted_and_measured(parts, measured):
     """
     figure, axes = _axes("Peak memory of training", "", "memory (MB)")
     base = 0
-    for name, size in parts.items():
-        axes.bar("predicted", size, bottom=base, label=name)
+    for group, size in _memory_groups(parts).items():
+        axes.bar("predicted", size, bottom=base, color=MEMORY[group], label=group)
         base += size
     axes.bar("measured", measured, color=MEASURED)
     handles, labels = axes.get_legend_handles_labels()
@@ -336,11 +345,11 @@ def training_time(profiled, taken):
     parts[REST] += sum(parts.pop(kind) for kind in small)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     percent = [100 * part / total for part in parts.values()]
-    bars = left.barh(list(parts)[::-1], percent[::-1], color=OTHERS)
+    bars = left.barh(list(parts)[::-1], percent[::-1], color=BASE)
     left.bar_label(bars, fmt="%.0f %%", padding=3)
     left.set(title="Forward and backward, by kind of operation", xlabel="share of the time (%)")
     left.set_xlim(0, 105)
-    bars = right.barh(list(taken)[::-1], list(taken.values())[::-1], color=OURS)
+    bars = right.barh(list(taken)[::-1], list(taken.values())[::-1], color=TUNED)
     right.bar_label(bars, fmt="%.1f s", padding=3)
     right.set(title="One setting after another, the same rows", xlabel="seconds per step")
     right.set_xlim(0, 1.15 * max(taken.values()))

@@ -123,7 +123,7 @@ def test_memory_is_stacked_by_what_it_is_for_and_cut_at_the_largest_gpu():
     small = {"weights": 5e9, "quantization constants": 1e9, "adapters": 1e9, "logits": 2e9}
     figure = plots.memory({"small": small, "large": {"trained weights": 200e9}}, (16, 80))
     widths = [patch.get_width() for patch in figure.axes[0].patches]
-    assert widths == [6, 1, 2, 0, 200, 0]
+    assert widths == [6, 1, 2, 0, 0, 200, 0, 0]
     assert figure.axes[0].get_xlim()[1] < 100
     shown = {text.get_text() for text in figure.axes[0].texts}
     assert shown == {"9.0 GB", "200 GB → ", "16 GB", "80 GB"}
@@ -134,7 +134,7 @@ def test_memory_is_stacked_by_what_it_is_for_and_cut_at_the_largest_gpu():
 def test_predicted_parts_are_stacked_beside_what_was_measured():
     figure = plots.predicted_and_measured({"weights": 100.0, "logits": 20.0}, 150.0)
     tops = [patch.get_y() + patch.get_height() for patch in figure.axes[0].patches]
-    assert tops == [100, 120, 150]
+    assert tops == [100, 100, 120, 120, 150]
     assert said(figure) == (
         "Two bars of memory: predicted 120 MB (weights 100, logits 20), measured 150 MB."
     )
