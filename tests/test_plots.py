@@ -82,7 +82,7 @@ def test_scores_stand_in_the_order_given_with_their_intervals():
     assert axes.get_xlabel() == "exact match (%)"
     assert said(figure) == (
         "Bars of exact match with 95 % intervals: always the same answer 50 % (44 to 56), "
-        "tuned, merged 89 % (86 to 93). A line at 50 %, where the constant answer ends."
+        "tuned (merged) 89 % (86 to 93). A line at 50 %, where the constant answer ends."
     )
 
 

@@ -48,7 +48,7 @@ def table(measured, grading):
             "95 % interval": f"{100 * low:.1f} to {100 * high:.1f}",
             "cut off": _percent(figures["cut"]),
             grading.invalid: _percent(figures["invalid"]),
-            "seconds each": f"{figures['seconds']:.4f}",
+            "each takes": f"{1000 * figures['seconds']:.1f} ms",
             "memory": "" if memory is None else f"{memory:.0f} MB",
         }
     return pd.DataFrame(rows).T

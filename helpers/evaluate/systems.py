@@ -4,11 +4,11 @@ NAMES = {  # in the order in which tables and plots show them
     "majority": "always the same answer",
     "tfidf_logreg": "word statistics",
     "nearest_answer": "most similar question",
-    "base_zero_shot": "base, zero-shot",
-    "base_few_shot": "base, few-shot",
-    "base_label_scored": "base, likeliest label",
-    "adapter": "tuned, adapter",
-    "merged": "tuned, merged",
+    "base_zero_shot": "base (zero-shot)",
+    "base_few_shot": "base (few-shot)",
+    "base_label_scored": "base (likeliest label)",
+    "adapter": "tuned (adapter)",
+    "merged": "tuned (merged)",
 }
 TUNED = ("adapter", "merged")
 SIMPLE = ("tfidf_logreg", "nearest_answer")

@@ -49,7 +49,7 @@ def test_json_answers_earn_a_part_for_each_field():
     assert details["fields"]["merged"] == {"n": 0.5, "d": 0.5} and details["per_class"] is None
     table = rules.table([OBJECTS[0]] * 2, {"merged": given, "adapter": OBJECTS})
     assert list(table.columns) == ["n", "d"]
-    assert list(table.loc["tuned, adapter"]) == [0.5, 1]
+    assert list(table.loc["tuned (adapter)"]) == [0.5, 1]
     assert rules.picture(OBJECTS, OBJECTS) is None
     assert rules.deciding_score(*OBJECTS) == 0.5
 
@@ -59,7 +59,7 @@ def test_free_answers_are_counted_by_how_nearly_right_they_are():
     texts = {"merged": ["it is red", "blue", "it is as blue as it gets", "it is blue"]}
     table = rules.table(["it is red"] * 4, texts)
     assert list(table.columns) == list(grading.BANDS)
-    assert list(table.loc["tuned, merged"]) == [1, 1, 1, 1]
+    assert list(table.loc["tuned (merged)"]) == [1, 1, 1, 1]
     assert rules.valid("anything") and not rules.valid("")
     assert rules.details([], {}) == {"per_class": None, "fields": None}
     assert rules.picture([], []) is None

@@ -69,10 +69,10 @@ def test_the_merged_model_is_compared_with_all_but_the_adapter(scored):
     ]
     table = report.comparison_table(comparison)
     assert list(table["points"]) == ["+50.0", "+25.0", "+100.0"]
-    assert table.loc["base, zero-shot", "p"] == "below 0.001"
+    assert table.loc["base (zero-shot)", "p"] == "below 0.001"
     first, *others = report.mail(measured, comparison, "accuracy")
     assert first == (
-        "Points out of 100 (accuracy): tuned, merged 100, base, zero-shot 0, word statistics 75, "
+        "Points out of 100 (accuracy): tuned (merged) 100, base (zero-shot) 0, word statistics 75, "
         "always the same answer 50."
     )
     assert others[0].startswith("The tuned model is better than the model before tuning")
