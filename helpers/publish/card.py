@@ -37,7 +37,7 @@ def make(run_dir, repo_id, base, check):
         f"# {repo_id.rpartition('/')[2] or base['name'] + '-lora'}",
         base["built_with"],
         f"A LoRA fine-tune of {base['hub_id'] or base['name']}, merged into its "
-        f"{check['merged_into']} weights.",
+        f"{check['merged_into'].replace(' ', '-')} weights.",
         _how_to_load(check),
         f"Licence of the base: {base['licence']} {base['link'] or ''}".strip(),
         "System prompt it was trained with:",

@@ -21,7 +21,7 @@ def served(measured, adapter_accuracy):
         shares = [100 * figures["accuracy"] for figures in ways.values()]
         where = [index + (place - (len(measured) - 1) / 2) * width for index in range(len(ways))]
         bars = axes.bar(where, shares, width * 0.94, color=COLOURS[weights])
-        bars.set_label(f"merged into {weights} weights")
+        bars.set_label(f"merged into {weights.replace(' ', '-')} weights")
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=12)
         told += [f"{weights}, {LABELS[w]}: {s:.0f} %" for w, s in zip(ways, shares, strict=True)]
     line = 100 * adapter_accuracy
@@ -55,9 +55,15 @@ def rounding(weight, update):
         axes.hist(((start - low) / width).numpy(), bins=40, range=(0, 1), color=plots.BASE)
         for edge in ((0, reach), (1 - reach, 1)):
             axes.axvspan(*edge, color=plots.ADAPTER, alpha=0.8)
-        axes.set(title=f"{name} weights", xlim=(0, 1), yticks=[], ylabel="weights")
-        axes.set_xticks([0, 0.5, 1], ["rounded\ndown here", "the level", "rounded\nup here"])
-    figure.suptitle(f"Orange: as far as the median update reaches ({reach:.1%} of the way)")
+        axes.set(xlim=(0, 1), yticks=[], ylabel="weights")
+        axes.set_xticks(
+            [0, 0.5, 1], ["to the next\nlower level", "its level", "to the next\nhigher level"]
+        )
+        axes.set_title(f"{name} weights", size=15)
+        axes.tick_params(labelsize=12)
+    figure.suptitle(
+        f"Where rounding takes a weight. Orange: the reach of the median update ({reach:.1%})"
+    )
     return plots._described(
         figure,
         "Two histograms of weights between two points of rounding: dequantized weights stand in "

@@ -40,7 +40,7 @@ def make(run_dir, base=weights.DEFAULT_MODEL, **about):
 def test_its_first_lines_say_how_the_model_may_be_loaded(run_dir):
     made = make(run_dir, holds={"as saved": True, "nf4": True, "int8": True})
     lines = [line for line in made.text.splitlines() if line][:3]
-    assert lines[0] == "# inbox" and "merged into its full precision weights" in lines[1]
+    assert lines[0] == "# inbox" and "merged into its full-precision weights" in lines[1]
     assert lines[2].startswith(
         "**Keeps its answers when loaded as saved, in NF4 (4 bits) and in int8 (8 bits).** "
         "Measured on 2 validation rows"
