@@ -155,7 +155,8 @@ def scores(intervals, metric):
         # Equal scores may round below zero.
         whisker = [[max(0, 100 * (score - low))], [max(0, 100 * (high - score))]]
         axes.errorbar(100 * score, name, xerr=whisker, color="black", capsize=5)
-        axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center", size=12)
+        label = axes.text(100 * high + 2, name, f"{100 * score:.0f} %", va="center", size=12)
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # before the line
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
     bars = [
