@@ -18,6 +18,7 @@ from traitlets.config import Config
 from course.execute import TRAINING, literal
 from helpers.records import files, folders, parameters
 
+GPU = {"accelerator": "GPU", "colab": {"gpuType": "T4"}}  # what Colab starts a notebook with
 PRIVATE = re.compile(r"/(root|home|tmp|work|Users)/\w")
 
 
@@ -34,13 +35,15 @@ def repository():
 def in_line(notebook, name, url, ref):
     """Put `url` and `ref` into set-up cell and badge of `notebook` (a NotebookNode), in place.
 
-    name: below notebooks/, without ending, e.g. "01_data".
+    Its metadata ask Colab for a GPU. name: below notebooks/, without ending, e.g. "01_data".
     """
+    notebook.metadata.update(GPU)
+    folder = url.rsplit("/", 1)[1]  # which git clones into
     for cell in notebook.cells:
         if "setup" in cell.metadata.get("tags", []):
-            for variable, value in (("REPOSITORY", url), ("REF", ref)):
-                line = re.compile(rf'^{variable} = ".*"', re.MULTILINE)
-                cell.source = line.sub(f'{variable} = "{value}"', cell.source)
+            clone = f'"git clone -qb {ref} {url}"'
+            cell.source = re.sub(r'"git clone [^"]*"', clone, cell.source)
+            cell.source = re.sub(r'"[^"/]*/helpers/', f'"{folder}/helpers/', cell.source)
     project = url.split("/", 3)[3]
     badge = f"https://colab.research.google.com/github/{project}/blob/{ref}/notebooks/{name}.ipynb"
     first = notebook.cells[0]

@@ -18,15 +18,8 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from helpers.data import chats
 from helpers.model import default_model
-
-# As Llama 3's instruct models are asked, written out anew; test_chats compares it with Meta's own
-# ChatFormat.
-LLAMA3_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
-)
 
 # config.json and generation_config.json of Llama 3.1 8B Instruct, in the form they have on the Hub,
 # at a tiny width.
@@ -109,7 +102,7 @@ def llama3_tokenizer():
         tokenizer_object=converted,
         bos_token="<|begin_of_text|>",
         eos_token="<|eot_id|>",
-        chat_template=LLAMA3_TEMPLATE,
+        chat_template=chats.LLAMA3_TEMPLATE,
         additional_special_tokens=special,
     )
 

@@ -15,6 +15,15 @@ NEVER_ENDS = (
     "the chat template ends an answer with no special token, so the model cannot learn to stop"
 )
 
+# As Llama 3's instruct models are asked, written out anew: theirs lies in a gated repository. A
+# test compares it with Meta's own ChatFormat.
+LLAMA3_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+LLAMA3_BEGINNING = "<|begin_of_text|>"
+
 # What a terminal would obey instead of showing.
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -241,6 +250,25 @@ def read_rows(path):
 def visible(text):
     """`text` for print(): what a terminal would obey becomes U+FFFD; line breaks and tabs stay."""
     return CONTROL_CHARACTERS.sub("\ufffd", text)
+
+
+def side_by_side(texts):
+    """Texts in columns, for `display(..., raw=True)`.
+
+    texts: {heading: text}. Returns HTML and plain text, where they stand one below the other, in a
+    dict by media type.
+    """
+    columns, plain = [], []
+    for heading, text in texts.items():
+        shown = visible(text).rstrip("\n")
+        columns.append(
+            '<td style="vertical-align:top;text-align:left;width:50%">'
+            f"<b>{html.escape(heading)}</b>"
+            f'<pre style="white-space:pre-wrap">{html.escape(shown)}</pre></td>'
+        )
+        plain.append(f"{heading}:\n{shown}")
+    table = f"<table><tr>{''.join(columns)}</tr></table>"
+    return {"text/html": table, "text/plain": "\n\n".join(plain)}
 
 
 def show_mask(tokenizer, ids, mask):

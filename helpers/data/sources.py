@@ -108,6 +108,15 @@ class Source:
         if self.table.empty:
             raise DataError(f"{parts[0][0].name} holds no row.")
 
+    def summary(self):
+        """Which files were read and which were not (str), the first five of each by name."""
+        read = listed(path.name for path, _ in self.files[:5])
+        line = f"read {read} (files: {len(self.files)})"
+        if self.passed_over:
+            names = listed(self.passed_over[:5])
+            line += f", not used: {names} (files: {len(self.passed_over)})"
+        return line
+
     def where(self, positions):
         """Names (list of str) of the rows at `positions` (list of int, ascending).
 

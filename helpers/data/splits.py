@@ -9,15 +9,18 @@ times and 24 times, and wording that all rows share has them propose every pair
 
 import math
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix, vstack
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import beta
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import normalize
 
+from helpers.data import chats
 from helpers.records import files
 
 FEATURES = 2**20  # different n-grams at most
@@ -125,6 +128,59 @@ def found_share(similarity, threshold):
         return 1.0
     agree = threshold ** (2 * HASHES)
     return 1 - (1 - agree) ** _bands(threshold)
+
+
+def about_groups(groups, similarity, threshold):
+    """One line (str) on near duplicates; groups: as `near_duplicate_groups` returns them.
+
+    Where not all pairs were compared, it says how surely one at `threshold` was found.
+    """
+    sizes = np.bincount(groups)
+    alike = sizes[sizes > 1].sum()
+    line = f"rows that resemble another: {alike} | largest group: {sizes.max()}"
+    share = found_share(similarity, threshold)
+    if share < 1:
+        share = min(share, 0.99999)
+        line += f" | a pair as similar as {threshold} is found with probability {share:.5f} or more"
+    return line
+
+
+class Separation(NamedTuple):
+    """How far test questions are from all others.
+
+    largest: the largest similarity found (float); report: what was checked, with the closest pair
+    (str).
+    """
+
+    largest: float
+    report: str
+
+
+def check_separation(rows, groups, similarity, threshold, seed):
+    """Check that every group lies in one part, and test questions against all others.
+
+    rows: DataFrame with `question` and `part`; groups: of its rows. The comparison does not use the
+    groups. Where that would take long, it takes test questions drawn with `seed`, and the report
+    has what such a sample can prove of the rest: the one-sided 95 % bound of Clopper and Pearson.
+    Returns a Separation.
+    """
+    assert rows["part"].groupby(groups).nunique().max() == 1
+    test, others = rows[rows["part"] == "test"], rows[rows["part"] != "test"]
+    drawn = test.sample(checkable(similarity, len(test)), random_state=seed).sort_index()
+    nearest, where = similarity.largest(drawn["question"].tolist(), others["question"].tolist())
+    worst, crossing = nearest.argmax(), int((nearest >= threshold).sum())
+    pair = drawn["question"].iloc[worst], others["question"].iloc[where[worst]]
+    report = (
+        f"checked {len(drawn)} of {len(test)} test questions against all {len(others)} others: "
+        f"largest similarity {nearest.max():.2f}, allowed: below {threshold}, reached by {crossing}"
+        f"\n test: {chats.visible(pair[0][:90])}\nother: {chats.visible(pair[1][:90])}"
+    )
+    if len(drawn) < len(test):
+        most = beta.ppf(0.95, crossing + 1, max(len(drawn) - crossing, 1))
+        report += f"\nso, with 95 % confidence, at most {most:.2%} of all test questions reach it"
+    else:
+        assert nearest.max() < threshold + ROUNDING
+    return Separation(float(nearest.max()), report)
 
 
 def checkable(similarity, count):

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset, load_from_disk
 
 from helpers.data.sources import DataError, listed
 
@@ -286,10 +288,25 @@ def labels(answers, task="auto"):
     return kinds if task == "auto" and short and often and not objects else None
 
 
-def remarks(rows, label_set):
+def about(answers, label_set):
+    """What kind of answers these are (str); answers: Series of str, label_set: as from `labels`."""
+    counts = answers.value_counts().sort_index()
+    if label_set:
+        return (
+            f"labels: {len(counts)} different answers, each given at least {counts.min()} times: "
+            f"{counts.head(20).to_dict()}"
+        )
+    return (
+        f"free-form: {len(counts)} different answers in {len(answers)} rows, the longest of "
+        f"{counts.index.str.len().max()} characters"
+    )
+
+
+def remarks(rows, label_set, system_prompt=None):
     """What a careful reader would ask about `rows`, as a list of sentences, perhaps empty.
 
-    rows: DataFrame with `id`, `question` and `answer`; label_set: as `labels` returns it.
+    rows: DataFrame with `id`, `question` and `answer`; label_set: as `labels` returns it;
+    system_prompt: the task (str), which should name the labels, or None to leave that out.
     """
     sentences = []
     different_answers = rows.groupby("question", sort=False)["answer"].nunique()
@@ -302,7 +319,42 @@ def remarks(rows, label_set):
         )
     if label_set:
         sentences += _label_remarks(rows["answer"], label_set)
+    if label_set and system_prompt is not None:
+        task = system_prompt.casefold()
+        unnamed = [label for label in label_set if label.casefold() not in task]
+        if unnamed:
+            sentences.append(
+                f"The system prompt does not name {len(unnamed)} of {len(label_set)} labels, so an "
+                f"untuned model has to guess them: {unnamed[:5]}."
+            )
     return sentences
+
+
+def too_long_rows(rows, max_length, too_long):
+    """Ids (list of str) of the rows with more than `max_length` tokens.
+
+    rows: DataFrame with `id` and `tokens`; too_long: "leave_out" or "refuse". Raises DataError when
+    such rows are to be refused, or when no other is left.
+    """
+    over = rows.loc[rows["tokens"] > max_length, "id"].tolist()
+    if over and (too_long == "refuse" or len(over) == len(rows)):
+        raise DataError(
+            f"{len(over)} rows are longer than max_length {max_length}, first {over[:5]}: "
+            "raise it or shorten them."
+        )
+    return over
+
+
+def on_disk(rows, folder):
+    """`rows` (DataFrame) as a `datasets.Dataset` whose rows, and those that `map` makes, are files.
+
+    So memory does not grow with them. folder: Path, emptied first.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    dataset = Dataset.from_pandas(rows, preserve_index=False)
+    folder = folder / dataset._fingerprint  # a new one: on Windows old files may be in use still
+    dataset.save_to_disk(folder)
+    return load_from_disk(folder)
 
 
 def _label_remarks(answers, label_set):

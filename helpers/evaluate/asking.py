@@ -145,19 +145,21 @@ class Batch:
             )
         return [row | {"seconds": self._each(began)} for row in answers]
 
-    def score_labels(self, labels):
+    def score_labels(self, labels, per_token=True):
         """Which of `labels` (texts) the model finds likeliest: a list of dicts as from `answer`.
 
-        Every label is written as the answer, end of turn included, and the log-probabilities of its
-        tokens are summed.
+        Every label is written as the answer, end of turn included. A label scores the mean of its
+        tokens' log-probabilities; with `per_token` False their sum, which favours short labels.
+        `confidence` is the softmax of the labels' scores.
         """
-        began, sums = time.monotonic(), []
+        began, scores = time.monotonic(), []
         for text in labels:
             ending = self._ending(self.indices[0], [{"role": "assistant", "content": text}])
             wanted = torch.tensor(ending, device=self.model.device).expand(len(self.indices), -1)
             chances = self._follow([ending] * len(self.indices)).float().log_softmax(-1)
-            sums.append(chances.gather(2, wanted[..., None]).sum(dim=(1, 2)))
-        shares = torch.stack(sums, dim=1).softmax(dim=1).tolist()
+            taken = chances.gather(2, wanted[..., None]).squeeze(2)
+            scores.append(label_score(taken, per_token))
+        shares = torch.stack(scores, dim=1).softmax(dim=1).tolist()
         each = self._each(began)
         return [
             {
@@ -230,6 +232,15 @@ class Batch:
     def _each(self, began):
         """Seconds since `began` and those of reading, for each prompt."""
         return (self.seconds + time.monotonic() - began) / len(self.indices)
+
+
+def label_score(log_probabilities, per_token=True):
+    """How well labels fit: mean, or sum, over the last axis of their tokens' log-probabilities.
+
+    Every further token makes the sum smaller, so that a short label wins against a long one that
+    the model finds no less likely token by token; the mean does not depend on the length.
+    """
+    return log_probabilities.mean(dim=-1) if per_token else log_probabilities.sum(dim=-1)
 
 
 class _Sureness(LogitsProcessor):

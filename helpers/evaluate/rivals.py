@@ -1,7 +1,8 @@
-"""Simpler rivals of a language model, fitted on the training rows."""
+"""Simpler rivals of a language model: a constant answer, word statistics, the nearest question."""
 
 import collections
 import json
+import time
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -9,7 +10,44 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
+from helpers.data import splits
 from helpers.evaluate.scoring import parsed, words
+
+
+def constant(train, questions, score, seed):
+    """The answer of `best_constant` to each of `questions` (list of str), as from `asking.answer`.
+
+    train: DataFrame of training rows; score, seed: as in `best_constant`.
+    """
+    began = time.monotonic()
+    answer = best_constant(train["answer"].str.strip().tolist(), score, seed)
+    return _rows([answer] * len(questions), began)
+
+
+def tfidf_logreg(train, questions, seed):
+    """The answers of `linear_rival`, fitted on `train` (DataFrame), as from `asking.answer`."""
+    began = time.monotonic()
+    rival = linear_rival(train["question"], train["answer"], seed)
+    return _rows(rival.predict(list(questions)), began)
+
+
+def nearest_answer(train, questions, seed):
+    """The answer to the most similar question of `train` (DataFrame), as from `asking.answer`.
+
+    seed: nothing is drawn; it is taken so that both rivals that learn are called alike.
+    """
+    began, known = time.monotonic(), train["question"].tolist()
+    _, nearest = splits.Similarity(known).largest(list(questions), known)
+    return _rows(train["answer"].iloc[nearest], began)
+
+
+def _rows(texts, began):
+    """`texts` in the form of `asking.answer`; each takes its share of the seconds since `began`."""
+    seconds = (time.monotonic() - began) / len(texts)
+    return [
+        {"text": str(text).strip(), "stopped": True, "confidence": None, "seconds": seconds}
+        for text in texts
+    ]
 
 
 def linear_rival(questions, answers, seed):

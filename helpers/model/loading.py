@@ -70,6 +70,25 @@ def add_pad_row(model, tokenizer):
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
+def targets(model, names):
+    """The linear layers of `model` that `names`, a comma-separated str, says: list of str.
+
+    Raises ValueError, with the names that there are, when the model lacks one of them.
+    """
+    linear = {
+        name.split(".")[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    wanted = [name.strip() for name in names.split(",")]
+    if missing := sorted(set(wanted) - linear):
+        raise ValueError(
+            f"lora_targets names {missing}, which this model does not have; it has "
+            f"{sorted(linear)}."
+        )
+    return wanted
+
+
 def keep_trainable_after_evaluation(model):
     """Stop bitsandbytes from repacking NF4 weights on CPUs with AVX512-BF16, in place.
 

@@ -223,6 +223,26 @@ def training(config, setup, batch, length, logit_positions=None, runtime=0, coun
     }
 
 
+def full_training(config, batch, length, logit_positions=None):
+    """Predicted peak memory of training every weight, without LoRA: {part: bytes}.
+
+    Arguments as in `training`. Mixed precision with Adam takes 16 bytes a weight: the weight and
+    its gradient in 16 bits, and in float32 a copy of the weight and two moments (Rajbhandari et al.
+    2019, https://arxiv.org/abs/1910.02054, section 3.1). Activations are checkpointed.
+    """
+    linear, others = shapes(config)
+    count = sum(math.prod(shape) for shape in (*linear.values(), *others.values()))
+    positions = batch * length if logit_positions is None else logit_positions
+    setup = Setup("none", targets=(), checkpointing=True)
+    return {
+        "trained weights": 2 * count,
+        "gradients": 2 * count,
+        "optimizer": (4 + 8) * count,
+        "activations": activations(config, setup, batch, length),
+        "logits": 2 * 4 * positions * config.vocab_size,
+    }
+
+
 def _moments(optimizer, trained):
     """Bytes of Adam's two moments for `trained` weights; optimizer: a key of OPTIMIZER_BYTES.
 

@@ -197,6 +197,24 @@ def _sentence_for(error, hub, repo_id):
     return None
 
 
+def sign_in(place, run_dir, repo_id, base):
+    """Ask the Hub who we are, before any work, and print it; returns the repository to push to.
+
+    place, run_dir, repo_id: as in `connection`; base: Hub id or folder of the base model. Returns
+    `repo_id` unchanged when nothing is to be pushed. Raises HubError for a token that is missing,
+    unknown or may only read, and for a name that is not allowed.
+    """
+    if place == "none":
+        print("nothing will be pushed")
+        return repo_id
+    with connection(place, run_dir, repo_id) as connected:
+        who = huggingface_hub.HfApi(endpoint=connected.endpoint, token=connected.token).whoami()
+    check_role(who)
+    name = choose_name(repo_id, who["name"], base)
+    print(f"signed in to {connected.name} as {who['name']}; repository: {name}")
+    return name
+
+
 def choose_name(repo_id, account, base):
     """The repository to push to (str): `repo_id`, or else a name made from the base model's.
 
@@ -217,6 +235,25 @@ def choose_name(repo_id, account, base):
             f"begins with {prefix}, for example {owner}/{prefix}-{name}."
         )
     return repo_id
+
+
+def to_push(step, repo_id, merged, adapter, base, card):
+    """What is pushed where, {repository: folder}, after saying so; empty for push_to "none".
+
+    step: 04's Step; repo_id: "account/name"; merged, adapter: Paths; base: what `licences.about`
+    says of the base model; card: ModelCard.
+    """
+    push_to, own_folder = step.parameters["push_to"], step.folder / "adapter"
+    shutil.rmtree(own_folder, ignore_errors=True)
+    if push_to == "none":
+        return {}
+    folders = {repo_id: merged}
+    if step.parameters["push_adapter"]:
+        folders[f"{repo_id}-adapter"] = adapter_to_push(adapter, own_folder, base, card)
+    seen_by = "private" if step.parameters["hub_private"] else "PUBLIC"
+    for name, folder in folders.items():
+        print(f"Sending {folder.name} to the {seen_by} repository {name} on {NAMES[push_to]}.")
+    return folders
 
 
 def adapter_to_push(adapter, target, base, card):

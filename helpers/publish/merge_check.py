@@ -175,3 +175,36 @@ def _rounded(weight, kind):
         return functional.dequantize_4bit(codes, state)
     codes, scales, _ = functional.int8_vectorwise_quant(weight.half())
     return functional.int8_vectorwise_dequant(codes, scales)
+
+
+def weight_and_update(base, adapter, name=""):
+    """(weight of the base, its update (alpha / r) B A): two float32 tensors.
+
+    base, adapter: as in `update_error`; name: of the weight, by default the first with an update.
+    """
+    update = _Update(adapter)
+    name = name or min(update.names)
+    return _read(_files(base)[name], name).float(), update.of(name)
+
+
+def quantized_again(start, update):
+    """What is left of an update when `start + update` is quantized to NF4: (moved, left).
+
+    start, update: tensors. moved: share of the weights that get another of the 16 levels than
+    without the update; left: share of the update that remains along its own direction, 1 if it
+    survives on the whole.
+    """
+    moved = (_levels(start + update) != _levels(start)).float().mean()
+    remains = dequantized(start + update) - dequantized(start)
+    return float(moved), float((remains * update).sum() / (update * update).sum())
+
+
+def _levels(weight):
+    """The number (0 to 15) of each weight's NF4 level, as a tensor."""
+    packed, _ = functional.quantize_4bit(weight, quant_type="nf4")
+    return torch.cat([packed >> 4, packed & 15], dim=1)
+
+
+def dequantized(weight):
+    """A weight (tensor) quantized to NF4 and written out again."""
+    return _rounded(weight, "nf4")

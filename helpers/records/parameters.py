@@ -121,6 +121,7 @@ class Training(Parameters):
 class Publishing(Parameters):
     """Of 04_merge_push."""
 
+    serve_as: Literal["anything", "as_saved", "nf4", "gguf"]
     push_to: Literal["practice", "hub", "none"]
     hub_repo_id: Text
     hub_private: StrictBool

@@ -56,7 +56,9 @@ def test_set_up_and_badge_get_url_and_ref():
     notebook = lesson()
     refresh.in_line(notebook, "01_data", "https://example.org/me/mine", "v9")
     (setup,) = (c.source for c in notebook.cells if "setup" in c.metadata.get("tags", []))
-    assert 'REPOSITORY = "https://example.org/me/mine"' in setup and 'REF = "v9"' in setup
+    assert '"git clone -qb v9 https://example.org/me/mine"' in setup
+    assert 'run_path("mine/helpers/hosted.py")' in setup
+    assert notebook.metadata["accelerator"] == "GPU"
     badge = "https://colab.research.google.com/github/me/mine/blob/v9/notebooks/01_data.ipynb)"
     assert badge in notebook.cells[0].source
     refresh.in_line(notebook, "01_data", *refresh.repository())

@@ -241,3 +241,21 @@ def test_answers_that_look_like_dates_stay_text(tmp_path):
 def test_what_a_terminal_would_obey_is_not_shown():
     assert chats.visible("a\x1b[2Jb\r\x9b") == "a\ufffd[2Jb\ufffd\ufffd"
     assert chats.visible("line\n\tGrüße 🙂") == "line\n\tGrüße 🙂"
+
+
+def test_texts_side_by_side_are_shown_as_they_are():
+    shown = chats.side_by_side({"a & b": "<|im_start|>\n", "c": "x\x1by"})
+    assert "<b>a &amp; b</b>" in shown["text/html"] and "&lt;|im_start|&gt;" in shown["text/html"]
+    assert shown["text/plain"] == "a & b:\n<|im_start|>\n\nc:\nx\ufffdy"
+
+
+def test_llama3_form_needs_no_llama3_tokenizer(tiny, llama3_tokenizer):
+    """01 shows it with the default model's tokenizer."""
+    chat = [{"role": "user", "content": "My tap water is brown."}, *ANSWER]
+    shown = AutoTokenizer.from_pretrained(tiny).apply_chat_template(
+        chat,
+        chat_template=chats.LLAMA3_TEMPLATE,
+        bos_token=chats.LLAMA3_BEGINNING,
+        tokenize=False,
+    )
+    assert shown == llama3_tokenizer.apply_chat_template(chat, tokenize=False)

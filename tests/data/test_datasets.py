@@ -3,6 +3,8 @@
 import json
 import re
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -81,3 +83,19 @@ def test_the_card_has_the_counts():
         (~names & (inbox["answer"] == "relevant")).sum(),
     ):
         assert re.search(rf"\b{count}\b", card), count
+
+
+def test_01_opens_with_rows_of_the_file_and_none_of_its_test_rows():
+    """The table in its first cell, under the default seed."""
+    opening = nbformat.read(folders.NOTEBOOKS / "01_data.ipynb", 4).cells[0].source
+    shown = re.findall(r"^\| (.+) \| (relevant|irrelevant) \| (.*)\|$", opening, re.MULTILINE)
+    rows = table("inbox.csv")
+    rows["part"] = splits.split(
+        rows, np.arange(len(rows)), ["irrelevant", "relevant"], 0.11, 0.33, 1
+    )
+    found = rows.set_index("question").loc[[text for text, _, _ in shown]]
+    assert len(shown) == 5 and (found["part"] == "train").all()
+    assert found["answer"].tolist() == [answer for _, answer, _ in shown]
+    for text, answer, remark in shown:
+        is_hard = bool(NAMED.search(text)) == (answer == "irrelevant")
+        assert is_hard == ("**hard:**" in remark)

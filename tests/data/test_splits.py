@@ -246,3 +246,42 @@ def test_shared_wording_does_not_hide_copies(monkeypatch):
         all(groups[i] == groups[original] for i, original in enumerate(originals))
         and len(set(groups)) > 250
     )
+
+
+def parted(texts):
+    """(rows with the last third as test part, their groups, their Similarity)."""
+    parts = ["train"] * (2 * len(texts) // 3)
+    parts += ["test"] * (len(texts) - len(parts))
+    rows = pd.DataFrame({"question": texts, "part": parts})
+    similarity = splits.Similarity(texts)
+    return rows, splits.near_duplicate_groups(texts, 0.7, similarity), similarity
+
+
+def test_a_separation_is_checked_without_the_groups():
+    texts = planted(150)[0][:150]
+    rows, groups, similarity = parted(texts)
+    checked = splits.check_separation(rows, groups, similarity, 0.7, 1)
+    assert checked.largest < 0.7 and "checked 50 of 50 test questions" in checked.report
+    torn = texts[:-1] + [texts[0].upper()]
+    rows, groups, similarity = parted(torn)
+    with pytest.raises(AssertionError):  # its group lies in two parts
+        splits.check_separation(rows, groups, similarity, 0.7, 1)
+    with pytest.raises(AssertionError):  # and the texts are as similar, whatever the groups say
+        splits.check_separation(rows, np.arange(len(torn)), similarity, 0.7, 1)
+
+
+def test_a_separation_of_many_rows_is_checked_on_a_sample(monkeypatch):
+    rows, groups, similarity = parted(planted(600)[0][:600])
+    monkeypatch.setattr(splits, "ALL_PAIRS", 0)
+    report = splits.check_separation(rows, groups, similarity, 0.7, 1).report
+    assert "checked 100 of 200" in report and "at most 2.95% of all test questions" in report
+
+
+def test_near_duplicates_in_one_line(monkeypatch):
+    texts, _ = planted(10)
+    similarity = splits.Similarity(texts)
+    groups = splits.near_duplicate_groups(texts, 0.6, similarity)
+    line = "rows that resemble another: 8 | largest group: 4"
+    assert splits.about_groups(groups, similarity, 0.6) == line
+    monkeypatch.setattr(splits, "ALL_PAIRS", 0)
+    assert "is found with probability 0.9" in splits.about_groups(groups, similarity, 0.6)

@@ -401,3 +401,40 @@ def test_a_chat_of_endless_brackets_is_no_chat(tmp_path):
     ]
     path = write(tmp_path / "mine.jsonl", lines([*good, {"messages": "[" * 100_000}]))
     assert len(read(path)[1]) == 12
+
+
+def test_a_label_that_the_system_prompt_does_not_name_is_remarked_on():
+    rows = pd.DataFrame({"id": list("uvwx"), "question": list("pqrs"), "answer": ["Yes", "no"] * 2})
+    assert not tables.remarks(rows * 5, None, "Say no.")
+    sentence = tables.remarks(rows, ["Yes", "no"], "Say no.")[-1]
+    assert sentence.startswith("The system prompt does not name 1 of 2 labels")
+    assert "['Yes']" in sentence
+    named = tables.remarks(rows, ["Yes", "no"], "yes or no?")
+    assert not any("system prompt" in sentence for sentence in named)
+
+
+def test_answers_are_described():
+    labels, free = pd.Series(["a", "b", "a", "b"]), pd.Series(["one thing", "another"])
+    assert "2 different answers, each given at least 2 times" in tables.about(labels, ["a", "b"])
+    assert "2 different answers in 2 rows, the longest of 9" in tables.about(free, None)
+
+
+def test_rows_that_are_too_long_are_named_or_refused():
+    rows = pd.DataFrame({"id": ["a", "b"], "tokens": [10, 30]})
+    assert tables.too_long_rows(rows, 30, "refuse") == []
+    assert tables.too_long_rows(rows, 20, "leave_out") == ["b"]
+    for length, choice in ((20, "refuse"), (5, "leave_out")):
+        with pytest.raises(sources.DataError, match=f"longer than max_length {length}, first"):
+            tables.too_long_rows(rows, length, choice)
+
+
+def test_rows_and_what_is_made_of_them_are_kept_on_disk(tmp_path):
+    rows = pd.DataFrame({"id": ["a", "b"], "turns": [[{"role": "user", "content": "x"}]] * 2})
+    for _ in range(2):  # the second replaces the first
+        dataset = tables.on_disk(rows, tmp_path / "rows")
+        made = dataset.map(lambda row: {"size": len(row["id"])})
+        assert made["size"][:] == [1, 1] and made[0]["turns"] == rows["turns"][0]
+        for kept in (dataset, made):
+            assert all(file["filename"].startswith(str(tmp_path)) for file in kept.cache_files)
+            assert kept.cache_files
+    assert len(list((tmp_path / "rows").iterdir())) == 1

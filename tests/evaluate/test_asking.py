@@ -107,24 +107,39 @@ def test_label_scores_are_those_of_the_whole_chat(asked, batch_size):
     for prompt, alone, both in zip(prompts, plain, found, strict=True):
         row = both.pop("likeliest_label")
         assert (both["text"], both["stopped"]) == (alone["text"], alone["stopped"])
-        sums = []
+        means = []
         for text in labels:
             ids, mask = chats.trained_tokens(
                 tokenizer, prompt, [{"role": "assistant", "content": text}]
             )
             with torch.no_grad():
                 chances = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            sums.append(
-                sum(
-                    float(chances[i - 1, token])
-                    for i, (token, m) in enumerate(zip(ids, mask, strict=True))
-                    if m
-                )
-            )
-        assert row["text"] == labels[int(np.argmax(sums))]
+            trained = [i for i, counts in enumerate(mask) if counts]
+            means.append(float(np.mean([float(chances[i - 1, ids[i]]) for i in trained])))
+        assert row["text"] == labels[int(np.argmax(means))]
         assert row["confidence"] == pytest.approx(
-            float(torch.tensor(sums).softmax(0).max()), rel=1e-3
+            float(torch.tensor(means).softmax(0).max()), rel=1e-3
         )
+
+
+def test_a_long_label_is_not_at_a_disadvantage():
+    """Token by token the long label is the likelier one; the sum prefers the short one."""
+    short = torch.tensor([[0.20, 0.90]]).log()  # the label, the end of its turn
+    long = torch.tensor([[0.40, 0.50, 0.50, 0.90]]).log()
+    assert asking.label_score(long) > asking.label_score(short)
+    assert asking.label_score(long, per_token=False) < asking.label_score(short, per_token=False)
+    assert asking.label_score(short).exp().item() == pytest.approx((0.2 * 0.9) ** (1 / 2))
+    assert asking.label_score(long, per_token=False).exp().item() == pytest.approx(0.09)
+
+
+def test_both_rules_can_be_asked_for(asked):
+    model, tokenizer, prompts = asked
+    labels = ["no", "no no no no no no"]
+    ((means, sums),) = (
+        (batch.score_labels(labels), batch.score_labels(labels, per_token=False))
+        for batch in asking.read(model, tokenizer, prompts[:1], 1, "labels")
+    )
+    assert sums[0]["text"] == "no" and sums[0]["confidence"] > means[0]["confidence"]
 
 
 def test_one_prompt_and_equal_prompts_work(asked):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.evaluate import rivals, scoring
@@ -74,3 +75,29 @@ def test_no_more_than_so_many_texts_are_tried(count):
 
     rivals.best_constant([f"text {i}" for i in range(50)], score, 0, count=count)
     assert len({given for given, _ in tried}) == len({right for _, right in tried}) == count
+
+
+TRAIN = pd.DataFrame(
+    {
+        "question": [f"{'good' if i % 3 else 'bad'} thing {i}" for i in range(30)],
+        "answer": [f" {'yes' if i % 3 else 'no'} " for i in range(30)],
+    }
+)
+
+
+def test_rivals_answer_as_models_do():
+    asked = ["a good day", "a bad thing"]
+    constant = rivals.constant(TRAIN, asked, None, 0)
+    learned = rivals.tfidf_logreg(TRAIN, asked, 0)
+    nearest = rivals.nearest_answer(TRAIN, ["good thing 4", "bad thing 3"], 0)
+    assert [row["text"] for row in constant] == ["yes", "yes"]
+    assert [row["text"] for row in learned] == [row["text"] for row in nearest] == ["yes", "no"]
+    for row in (*constant, *learned, *nearest):
+        assert row["stopped"] and row["confidence"] is None and row["seconds"] >= 0
+
+
+def test_each_rival_reports_its_own_seconds():
+    asked = ["a good day"] * 5
+    constant = rivals.constant(TRAIN, asked, None, 0)
+    learned = rivals.tfidf_logreg(TRAIN, asked, 0)
+    assert constant[0]["seconds"] < learned[0]["seconds"]

@@ -226,3 +226,10 @@ def test_ready_for_training_it_holds_every_token_and_keeps_no_past(tiny):
 def test_what_was_never_quantized_stays_as_it_is(tiny):
     model = AutoModelForCausalLM.from_pretrained(tiny)
     assert loading.dequantized(model, "dequantized") is model
+
+
+def test_targets_are_linear_layers_of_the_model(tiny):
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    assert loading.targets(model, "q_proj, down_proj") == ["q_proj", "down_proj"]
+    with pytest.raises(ValueError, match=r"lora_targets names \['none'\].*; it has \['down_proj'"):
+        loading.targets(model, "q_proj,none")

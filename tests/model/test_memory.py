@@ -159,6 +159,16 @@ def test_prediction_part_by_part(tiny):
     assert parts["logits"] == 2 * 4 * 3 * config.vocab_size
 
 
+def test_training_every_weight_takes_sixteen_bytes_each(tiny):
+    config = AutoConfig.from_pretrained(tiny)
+    parts = memory.full_training(config, 2, 10, logit_positions=3)
+    count = AutoModelForCausalLM.from_pretrained(tiny).num_parameters()
+    assert sum(parts[name] for name in ("trained weights", "gradients", "optimizer")) == 16 * count
+    setup = memory.Setup("none", targets=[], checkpointing=True)
+    assert parts["activations"] == memory.activations(config, setup, 2, 10) > 0
+    assert parts["logits"] == 2 * 4 * 3 * config.vocab_size
+
+
 def test_more_takes_more(tiny):
     config = AutoConfig.from_pretrained(tiny)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -415,3 +416,29 @@ def test_an_adapter_leaves_without_the_path_of_its_base(tmp_path):
     hub.adapter_to_push(adapter, target, base, card)
     named = files.read_json(target / "adapter_config.json")["base_model_name_or_path"]
     assert named == "a/b" and not (target / "Notice").exists()
+
+
+def test_signing_in_names_the_account_and_the_repository(tmp_path, capsys):
+    assert hub.sign_in("practice", tmp_path, "", "/models/My model") == "you/My-model-lora"
+    said = "signed in to the practice Hub on this machine as you; repository: you/My-model-lora\n"
+    assert capsys.readouterr().out == said
+    assert hub.sign_in("none", tmp_path, "", "x/llama3") == ""
+    assert capsys.readouterr().out == "nothing will be pushed\n"
+    with pytest.raises(hub.HubError, match="begins with Llama-3"):
+        hub.sign_in("practice", tmp_path, "ann/inbox", "x/llama3")
+
+
+def test_what_is_pushed_is_said_first(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    files.write_json(tmp_path / "source" / "adapter_config.json", {})
+    base = {"hub_id": "x/y", "name": "y", "notice": ""}
+    chosen = {"push_to": "hub", "push_adapter": True, "hub_private": False}
+    step = SimpleNamespace(folder=tmp_path, parameters=chosen)
+    merged, source = tmp_path / "merged", tmp_path / "source"
+    folders = hub.to_push(step, "ann/m", merged, source, base, ModelCard(CARD))
+    assert folders == {"ann/m": merged, "ann/m-adapter": tmp_path / "adapter"}
+    said = capsys.readouterr().out
+    assert "Sending merged to the PUBLIC repository ann/m on the Hugging Face Hub." in said
+    chosen.update(push_to="none")
+    assert hub.to_push(step, "ann/m", merged, source, base, ModelCard(CARD)) == {}
+    assert not (tmp_path / "adapter").exists()

@@ -175,3 +175,20 @@ def test_what_is_recorded_is_read_from_the_disk_as_it_was(tmp_path):
     reference = merge_check.record(iter(batches), tmp_path / "logits")
     assert (tmp_path / "logits").stat().st_size == 4 * 20
     assert torch.equal(torch.tensor(reference), torch.cat(batches))
+
+
+def test_a_small_update_survives_rounding_only_in_full_precision():
+    set_seed(0)
+    weight, update = torch.randn(256, 256), 0.01 * torch.randn(256, 256)
+    moved, left = merge_check.quantized_again(weight, update)
+    assert 0.01 < moved < 0.1 and left == pytest.approx(1, abs=0.2)
+    moved, left = merge_check.quantized_again(merge_check.dequantized(weight), update)
+    assert moved < 1e-3 and left < 0.1
+
+
+def test_a_weight_and_its_update_are_what_peft_adds(tiny, trained):
+    weight, update = merge_check.weight_and_update(tiny, trained[0])
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(weight, load(tiny).get_parameter(name))
+    whole = merged(load(tiny), trained[0]).get_parameter(name)
+    assert torch.allclose(weight + update, whole, atol=1e-6)

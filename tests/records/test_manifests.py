@@ -97,6 +97,7 @@ def result(folder, **changed):
         "tokens_per_second": 2,
         "peak_memory_mb": 3,
         "predicted_memory_mb": {"base": 4},
+        "questions": [{"right": "yes", "base": "Hello"}],
         "systems": {"merged": {"accuracy": 0.9, "seconds": 5, "memory_mb": 6}},
         "log_history": [{"loss": 0.5, "eval_loss": 0.6, "eval_runtime": 7, "train_runtime": 8}],
     }
@@ -110,6 +111,8 @@ def test_the_result_s_hash_leaves_out_what_was_measured(tmp_path):
     history = [{"loss": 0.5, "eval_loss": 0.6, "eval_runtime": 70, "train_runtime": 80}]
     assert result(tmp_path, seconds=10, tokens_per_second=None, peak_memory_mb=30) == before
     assert result(tmp_path, predicted_memory_mb={"base": 40}) == before
+    assert result(tmp_path, questions=[{"right": "yes", "base": None}]) == before
+    assert result(tmp_path, questions=[{"right": "no", "base": "Hello"}]) != before
     assert result(tmp_path, systems=systems, log_history=history) == before
     systems["merged"]["accuracy"], history[0]["eval_loss"] = 0.8, 0.7
     assert result(tmp_path, systems=systems) != before
