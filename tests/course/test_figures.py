@@ -62,7 +62,7 @@ def finished(tmp_path, stored):
     """A run directory with as much of a finished run as figures are read from."""
     for name, one in stored["notebooks"].items():
         (tmp_path / name).mkdir()
-        files.write_json(tmp_path / name / "manifest.json", one | {"results": ""})
+        files.write_json(tmp_path / name / "manifest.json", one | {"parameters": {}, "results": ""})
     files.write_json(tmp_path / "03_train" / "metrics.json", stored["training"] | {"steps": 3})
     metrics = {key: stored[key] for key in ("test_rows", "systems", "verdict")}
     metrics["comparison"] = {f"merged_vs_{figures.RIVAL}": stored["against_rival"]}
