@@ -27,8 +27,9 @@ lab: setup      ## JupyterLab on the notebooks
 html: setup      ## the notebooks as pages in html/, for reading without Jupyter or network
 	$(RUN) -m course handouts
 
-notebooks: setup ## run the committed notebooks and store their outputs in them
+notebooks: setup ## run the committed notebooks and store their outputs and figures
 	$(RUN) -m course refresh
+	$(RUN) -m course figures
 	$(RUN) -m course exercises --run
 
 bundle: setup   ## an archive for a classroom without network; ARGS="--platform windows-x86_64 --run runs/default"

@@ -8,12 +8,11 @@ afterwards what it did.
 
 import dataclasses
 import os
-import re
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from course import grid, run
+from course import figures, grid, run
 from course.options import UsageError, checked_parameters
 from helpers.records import folders, manifests, weights
 
@@ -133,15 +132,14 @@ def _source(notebook, sources, checked, results):
 def seconds(notebook, runs):
     """Seconds (float) that `notebook` took in the first of the run directories `runs` that has it.
 
-    When none has, those in the README's table.
+    When none has, those of the run whose figures the README shows.
     """
     for folder in runs:
         try:
             return manifests.read_manifest(folder, notebook)["seconds"]
         except NO_MANIFEST:
             continue
-    table = (folders.REPOSITORY / "README.md").read_text(encoding="utf-8")
-    return float(re.search(rf"^\| {notebook} \| (\d+) \|", table, re.MULTILINE).group(1))
+    return float(figures.stored()["notebooks"][notebook]["seconds"])
 
 
 def copy(notebook, source, run_dir):

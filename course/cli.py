@@ -18,7 +18,7 @@ CONTENTS = {  # the help's sections
     "To learn": ("check", "model", "catch-up"),
     "To run without looking": ("run", "verify"),
     "To teach": ("bundle", "handouts"),
-    "To maintain the course": ("exercises", "refresh"),
+    "To maintain the course": ("exercises", "refresh", "figures"),
 }
 
 
@@ -157,10 +157,20 @@ def catch_up(number, from_run, **options):
     metavar="FILE.yaml",
     help="Lists of values: one run for each combination.",
 )
-def run(grid, **options):
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Run nothing: write copies to step through by hand into DIR/notebooks.",
+)
+def run(grid, prepare, **options):
     """Run the notebooks in order, with parameters of yours or without.
 
     Steps whose inputs have not changed are skipped.
+
+    With --prepare nothing is run. DIR/notebooks gets copies without outputs and with the parameters
+    in place, to open in JupyterLab: for stepping through a parameter file such as
+    notebooks/params/llama3-8b-t4.yaml by hand, or for a class that should guess before a cell
+    prints. Their results go to DIR. Copies that are there already are replaced with --force only.
 
     Exit codes: 0 done, 1 a notebook failed (the message says which cell and why), 2 wrong usage,
     130 interrupted: the same command then goes on.
@@ -171,6 +181,10 @@ def run(grid, **options):
     wanted = Options(**options)
 
     def work():
+        if prepare:
+            from course import prepare as prepared
+
+            return prepared.copies(wanted, grid)
         if grid:
             return run.course_of_grid(wanted, grid)
         return run.show_results(run.course(wanted))
@@ -254,15 +268,29 @@ def exercises(names, run_first, only_check):
     "--from",
     "first",
     default="01",
-    type=click.Choice(NUMBERS),
+    type=click.Choice((*NUMBERS, "extras")),
     help="Leave those before it as they are; their results must be in the run directory.",
 )
 def refresh(first):
     """Run the committed notebooks and store their outputs in them.
 
-    On their defaults, and only when all succeed. Also brings set-up cells and badges in line with
-    pyproject.toml.
+    The five lessons on their defaults, then the extras; only when all succeed. Also brings set-up
+    cells and badges in line with pyproject.toml.
     """
     from course import refresh
 
     return refresh.exit_code(lambda: refresh.refresh(first))
+
+
+@commands.command()
+@click.argument("run_dir", default="")
+def figures(run_dir):
+    """Put the figures of a finished run into README, guide and lessons.
+
+    RUN_DIR (runs/default) holds a run of all five notebooks on their defaults and with the code
+    that is here. Its figures go to docs/figures.json, and from there to wherever a text has a
+    marker such as <!-- figures: scores -->.
+    """
+    from course import figures
+
+    return figures.main(run_dir)

@@ -12,6 +12,7 @@ from helpers.model import default_model
 from helpers.records import files, folders, resources
 
 TRAINING = "03_train"
+PREPARED = "prepared"  # a notebook's metadata: a copy to step through (course/prepare.py)
 LOWER = {  # what takes memory in each notebook
     "01_data": "max_rows",
     "02_quantize_and_lora": "the model's size (model_id)",
@@ -140,12 +141,28 @@ def _on_several_processes(notebook, run_dir, values, processes, config):
 
 
 def _record(run_dir, notebook, suffix):
-    """Path for what is kept of a run of `notebook`; records of earlier runs are removed."""
+    """Path for what is kept of a run of `notebook`; records of earlier runs are removed.
+
+    A prepared copy, in which someone may have written, is put aside.
+    """
     folder = run_dir / "notebooks"
     folder.mkdir(exist_ok=True)
+    keep_prepared(folder / f"{notebook}.ipynb")
     for old in (".ipynb", ".py", ".log"):
         (folder / notebook).with_suffix(old).unlink(missing_ok=True)
     return (folder / notebook).with_suffix(suffix)
+
+
+def keep_prepared(path):
+    """Put the notebook at `path` (Path) aside if it is a prepared copy, and say so."""
+    try:
+        is_prepared = files.read_json(path)["metadata"].get(PREPARED)
+    except (FileNotFoundError, ValueError, KeyError):
+        return
+    if is_prepared:
+        aside = path.with_stem(f"{path.stem}_by_hand")
+        os.replace(path, aside)
+        print(f"the prepared {path.name} is now {aside.name}", flush=True)
 
 
 def disk_full(reason, run_dir):

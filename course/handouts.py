@@ -24,7 +24,8 @@ def sources():
     for path in sorted((folders.NOTEBOOKS / "exercises").glob("*.ipynb")):
         if not path.stem.endswith("_solution"):
             names.append(f"exercises/{path.name}")
-    return names + ["GLOSSARY.md", "INSTRUCTORS.md"]
+    extras = [f"{name}.ipynb" for name in refresh.extras()]
+    return [*names, *extras, "GLOSSARY.md", "INSTRUCTORS.md"]
 
 
 def page_of(source):

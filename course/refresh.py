@@ -1,7 +1,8 @@
 """Store the outputs of a real run of the committed notebooks in them.
 
-Runs the five notebooks on their defaults, without an injected cell, and writes outputs back only
-when all succeeded. Also brings set-up cells and badges in line with pyproject.toml.
+Runs the five lessons on their defaults, then the extras, without an injected cell, and writes
+outputs back only when all succeeded. Also brings set-up cells and badges in line with
+pyproject.toml.
 """
 
 import os
@@ -136,11 +137,19 @@ def write(notebook, path):
     files.write_text(path, nbformat.writes(notebook) + "\n")
 
 
-def refresh(first="01"):
-    """Run, clean, write the notebooks from the one whose name begins with `first`; returns None.
+def extras():
+    """Names of the extra notebooks below notebooks/, without ending, sorted (list of str)."""
+    return [
+        f"extras/{path.stem}" for path in sorted((folders.NOTEBOOKS / "extras").glob("*.ipynb"))
+    ]
 
-    Those before it are left as they are; their results must be in the run directory. Raises
-    RefreshError, before anything is written.
+
+def refresh(first="01"):
+    """Run, clean, write the lessons from `first` on, and the extras; returns None.
+
+    first: how the first lesson's name begins, or "extras" for no lesson. Those before it are left
+    as they are; their results must be in the run directory. Raises RefreshError, before anything is
+    written.
     """
     run_dir = folders.run_directory()
     os.environ.update(COURSE_RUN_DIR=str(run_dir), HF_HUB_OFFLINE="1")
@@ -149,8 +158,8 @@ def refresh(first="01"):
         shutil.rmtree(run_dir / TRAINING / "checkpoints", ignore_errors=True)
     paths = {
         name: folders.NOTEBOOKS / f"{name}.ipynb"
-        for name in parameters.NOTEBOOKS
-        if name[:2] >= first
+        for name in (*parameters.NOTEBOOKS, *extras())
+        if name >= first
     }
     runs = {}
     for name, path in paths.items():

@@ -48,8 +48,13 @@ def test_outputs_are_written_when_all_have_run(run_dir, monkeypatch):
     monkeypatch.setattr(refresh, "executed", executed)
     monkeypatch.setattr(refresh, "write", lambda notebook, path: written.append(path.name))
     done = course("refresh", "--from", "04")
-    assert done.returncode == 0 and "wrote outputs into 04_merge_push, 05_evaluate" in done.stdout
-    assert ran == written == ["04_merge_push.ipynb", "05_evaluate.ipynb"]
+    wanted = ["04_merge_push", "05_evaluate", "extras/why_it_is_fast"]
+    assert done.returncode == 0 and f"wrote outputs into {', '.join(wanted)}" in done.stdout
+    assert ran == written == [f"{name.split('/')[-1]}.ipynb" for name in wanted]
+    ran.clear()
+    written.clear()
+    assert course("refresh", "--from", "extras").returncode == 0
+    assert ran == written == ["why_it_is_fast.ipynb"]
 
 
 def test_set_up_and_badge_get_url_and_ref():

@@ -60,7 +60,11 @@ def test_form(name):
 
 def committed():
     """All committed notebooks (list of Path)."""
-    return sorted(FOLDER.glob("*.ipynb")) + sorted(exercises.FOLDER.glob("*.ipynb"))
+    return [
+        path
+        for place in (".", "exercises", "extras")
+        for path in sorted((FOLDER / place).glob("*.ipynb"))
+    ]
 
 
 def long_lines(notebook):
