@@ -33,7 +33,11 @@ MEMORY_GROUPS = {  # the predictor's parts, as the plot puts them together; othe
 }
 
 
-def _axes(title, xlabel, ylabel, size=(7, 4)):
+def new_axes(title, xlabel, ylabel, size=(7, 4)):
+    """(figure, axes) of one plot with these words, large enough for the back of a room.
+
+    size: width and height in inches.
+    """
     figure, axes = plt.subplots(figsize=size, layout="constrained")
     axes.set_title(title, size=15)
     axes.set_xlabel(xlabel, size=13)
@@ -42,16 +46,16 @@ def _axes(title, xlabel, ylabel, size=(7, 4)):
     return figure, axes
 
 
-def _described(figure, text):
+def described(figure, text):
     """`figure`, with `text` (str) for those who cannot see it.
 
     It goes into a notebook's output as "alt" of image/png, which exports to HTML understand.
     """
 
-    def described(include=None, exclude=None):
+    def bundle(include=None, exclude=None):
         return {}, {"image/png": {"alt": text}}
 
-    figure._repr_mimebundle_ = described
+    figure._repr_mimebundle_ = bundle
     return figure
 
 
@@ -60,7 +64,7 @@ def token_lengths(lengths, max_length):
 
     Where `max_length` is so large that the bars would shrink, it stands at the edge, as an arrow.
     """
-    figure, axes = _axes("How long the examples are", "tokens per example", "examples")
+    figure, axes = new_axes("How long the examples are", "tokens per example", "examples")
     counts, _, _ = axes.hist(lengths, bins=20, color=BASE, edgecolor="white")
     axes.set_ylim(0, 1.25 * max(counts))
     median, longest = sorted(lengths)[len(lengths) // 2], max(lengths)
@@ -88,7 +92,7 @@ def token_lengths(lengths, max_length):
             textcoords="offset points",
             ha="right",
         )
-    return _described(
+    return described(
         figure,
         f"Histogram of {len(lengths)} examples: {min(lengths)} to {longest} tokens, median "
         f"{median}; max_length is {max_length}.",
@@ -104,7 +108,7 @@ def losses(history, path):
     """
     training = pd.Series({row["step"]: row["loss"] for row in history if "loss" in row})
     validation = pd.Series({row["step"]: row["eval_loss"] for row in history if "eval_loss" in row})
-    figure, axes = _axes("Loss while training", "optimizer step", "loss per answer token (nats)")
+    figure, axes = new_axes("Loss while training", "optimizer step", "loss per answer token (nats)")
     logged = max(1, len(training) // 10)  # how many logged values make one point of the curve
     smooth = training.rolling(logged, center=True, min_periods=1).mean()
     axes.plot(training, color=TRAINING, alpha=0.25, linewidth=1)
@@ -131,7 +135,7 @@ def losses(history, path):
         axes.text(shown, 0.93 * top, start, color=TRAINING, size=12, va="center")
     axes.legend(loc="upper right", fontsize=12)
     figure.savefig(path, dpi=120)
-    return _described(
+    return described(
         figure,
         "Curves over the optimizer steps: training loss from "
         f"{smooth.iloc[0]:.2g} to {smooth.iloc[-1]:.2g}, smoothed; validation loss from "
@@ -148,7 +152,7 @@ def scores(intervals, metric):
     """
     metric = metric.replace("_", " ")
     title = "Scores on the test rows, with 95 % intervals"
-    figure, axes = _axes(title, f"{metric} (%)", "", (9, 4.5))
+    figure, axes = new_axes(title, f"{metric} (%)", "", (9, 4.5))
     for system, (score, (low, high)) in reversed(intervals.items()):
         name = systems.name(system)
         axes.barh(name, 100 * score, color=TUNED if system in systems.TUNED else BASE)
@@ -169,7 +173,7 @@ def scores(intervals, metric):
         axes.axvline(constant, color=LIMIT, linestyle="--", label="always the same answer")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False, fontsize=12)
         words += f" A line at {constant:.0f} %, where the constant answer ends."
-    return _described(figure, words)
+    return described(figure, words)
 
 
 def confusion(truth, answers, labels):
@@ -180,7 +184,9 @@ def confusion(truth, answers, labels):
     none = "(no label)"
     named = [answer if answer in labels else none for answer in answers]
     shown = [*labels, none] if none in named else list(labels)
-    figure, axes = _axes("Given answers against right ones", "answer given", "right answer", (6, 5))
+    figure, axes = new_axes(
+        "Given answers against right ones", "answer given", "right answer", (6, 5)
+    )
     # Between two dollar signs matplotlib would read a formula.
     ticks = [label.replace("$", r"\$") for label in shown]
     drawn = ConfusionMatrixDisplay.from_predictions(
@@ -199,7 +205,7 @@ def confusion(truth, answers, labels):
         for i, right in enumerate(shown)
         for j, given in enumerate(shown)
     ]
-    return _described(figure, f"Confusion matrix. {'; '.join(counts[:100])}.")
+    return described(figure, f"Confusion matrix. {'; '.join(counts[:100])}.")
 
 
 def lora(inputs, outputs, rank):
@@ -238,7 +244,7 @@ def lora(inputs, outputs, rank):
     axes.text(A + inputs / 2, middle, f"{trained:,} weights", ha="center", color=ADAPTER, size=16)
     axes.set_xlim(-0.02 * largest, final + 1.02 * inputs)
     axes.set_ylim(-0.3 * largest, 1.04 * outputs)
-    return _described(
+    return described(
         figure,
         f"A large square W, frozen, of {outputs:,} by {inputs:,} weights; plus an upright strip "
         f"B of {outputs:,} by {rank} times a flat strip A of {rank} by {inputs:,}, both "
@@ -255,7 +261,7 @@ def memory(predicted, capacities):
     """
     bars = {name: _memory_groups(parts, 1e9) for name, parts in predicted.items()}
     end = 1.12 * max(capacities)
-    figure, axes = _axes("What training takes", "memory (GB)", "", (10, 0.6 * len(bars) + 1.8))
+    figure, axes = new_axes("What training takes", "memory (GB)", "", (10, 0.6 * len(bars) + 1.8))
     for name, groups in bars.items():
         left = 0
         for group, size in groups.items():
@@ -281,7 +287,7 @@ def memory(predicted, capacities):
         f"{name} {sum(groups.values()):.1f} GB, of it frozen weights {groups['frozen weights']:.1f}"
         for name, groups in bars.items()
     ]
-    return _described(
+    return described(
         figure,
         f"Stacked bars of predicted memory: {'; '.join(sums)}. Lines at "
         f"{', '.join(f'{size} GB' for size in capacities)}, the memory of common GPUs.",
@@ -301,7 +307,7 @@ def predicted_and_measured(parts, measured):
 
     parts: {name: MB}; measured: MB.
     """
-    figure, axes = _axes("Peak memory of training", "", "memory (MB)")
+    figure, axes = new_axes("Peak memory of training", "", "memory (MB)")
     base = 0
     for group, size in _memory_groups(parts).items():
         axes.bar("predicted", size, bottom=base, color=MEMORY[group], label=group)
@@ -310,7 +316,7 @@ def predicted_and_measured(parts, measured):
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
     sizes = ", ".join(f"{name} {size:.0f}" for name, size in parts.items())
-    return _described(
+    return described(
         figure,
         f"Two bars of memory: predicted {base:.0f} MB ({sizes}), measured {measured:.0f} MB.",
     )
@@ -356,7 +362,7 @@ def training_time(profiled, taken):
     right.set_xlim(0, 1.15 * max(taken.values()))
     shares = "; ".join(f"{name} {100 * part / total:.0f} %" for name, part in parts.items())
     seconds = "; ".join(f"{name} {time:.1f} s" for name, time in taken.items())
-    return _described(
+    return described(
         figure,
         f"Left, forward and backward of a training step by kind of operation: {shares}. Right, "
         f"seconds per step, one setting more each time: {seconds}.",

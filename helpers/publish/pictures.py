@@ -15,21 +15,23 @@ def served(measured, adapter_accuracy):
     measured: {weights merged into: {way of loading: {"accuracy": 0–1, …}}}. Returns a figure.
     """
     title = "Right answers after the merge"
-    figure, axes = plots._axes(title, "how the model is loaded", "right answers (%)", (8, 4.5))
+    figure, axes = plots.new_axes(title, "how the model is loaded", "right answers (%)", (8, 4.5))
     width, told = 0.8 / len(measured), []
     for place, (weights, ways) in enumerate(measured.items()):
         shares = [100 * figures["accuracy"] for figures in ways.values()]
         where = [index + (place - (len(measured) - 1) / 2) * width for index in range(len(ways))]
         bars = axes.bar(where, shares, width * 0.94, color=COLOURS[weights])
         bars.set_label(f"merged into {weights.replace(' ', '-')} weights")
-        axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=12)
+        # On white, or the line would strike some of them through.
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.bar_label(bars, fmt="%.0f", padding=3, fontsize=12, bbox=paper)
         told += [f"{weights}, {LABELS[w]}: {s:.0f} %" for w, s in zip(ways, shares, strict=True)]
     line = 100 * adapter_accuracy
     axes.axhline(line, color=plots.MEASURED, linestyle="--", label="adapter, before the merge")
     axes.set_xticks(range(len(ways)), [LABELS[way] for way in ways])
     axes.set_ylim(0, 112)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return plots._described(figure, f"Adapter: {line:.0f} % right. Merged into {'; '.join(told)}.")
+    return plots.described(figure, f"Adapter: {line:.0f} % right. Merged into {'; '.join(told)}.")
 
 
 def rounding(weight, update):
@@ -64,7 +66,7 @@ def rounding(weight, update):
     figure.suptitle(
         f"Where rounding takes a weight. Orange: the reach of the median update ({reach:.1%})"
     )
-    return plots._described(
+    return plots.described(
         figure,
         "Two histograms of weights between two points of rounding: dequantized weights stand in "
         f"the middle, full-precision ones everywhere; the median update reaches {reach:.1%} of "

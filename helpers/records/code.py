@@ -6,8 +6,15 @@ import re
 
 from helpers.records import files, folders
 
-# No result depends on these: figures, the machine check, and a server that hands back what it got.
-NO_RESULTS = ("helpers.plots", "helpers.machine", "helpers.publish.practice_hub")
+# No result depends on these: figures, progress, the machine check, a server that hands back what it
+# got.
+NO_RESULTS = (
+    "helpers.plots",
+    "helpers.machine",
+    "helpers.publish.pictures",
+    "helpers.publish.practice_hub",
+    "helpers.train.progress",
+)
 # Nor on these cells: parameters, for example, are recorded by their values.
 NO_RESULT_TAGS = {"setup", "parameters"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
