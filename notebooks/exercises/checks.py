@@ -73,17 +73,17 @@ def trained_on(tokenizer, talk, answer, trained_text, first_answer_trained):
     others = trained_text.replace(last, "", 1)
     expect(
         not any(turn["content"] in others for turn in talk),
-        "what stands before the last answer is only read.",
+        "the model only reads what stands before the last answer.",
     )
     end = tokenizer.convert_ids_to_tokens(chats.end_of_turn(tokenizer))
     expect(end in trained_text, "with this alone, how would the model learn to stop?")
     expect(
         trained_text.startswith(last),
-        "who speaks next is given to the model, marks and all; it need not learn to say so.",
+        "who speaks next is given to the model, marks and all, so it need not learn to write that.",
     )
     expect(
         trained_text == truth,
-        "nearly: what does the template put behind the mark that ends a turn, before the next one?",
+        "nearly: what does the template put between the mark that ends a turn and the next turn?",
     )
     expect(
         not _yes_or_no("first_answer_trained", first_answer_trained),
@@ -111,7 +111,7 @@ def cut_rows(tokenizer, rows, limit, train_on_nothing, cannot_stop, needed):
         said == nothing or said != longer,
         "a row that is too long may still keep a part of its answer.",
     )
-    expect(said <= nothing, "train_on_nothing names a row of which a trained token is left.")
+    expect(said <= nothing, "train_on_nothing names a row in which a trained token is left.")
     expect(
         said == nothing,
         "train_on_nothing lacks a row: where does its answer begin, and where is it cut?",
@@ -124,7 +124,7 @@ def cut_rows(tokenizer, rows, limit, train_on_nothing, cannot_stop, needed):
     )
     longest = max(lengths.values())
     expect(number("needed", needed) >= longest, "with this limit a row would still lose something.")
-    expect(needed == longest, "a smaller limit does as well.")
+    expect(needed == longest, "a smaller limit would do as well.")
     print(
         f"Right: of {len(longer)} rows over the limit {len(nothing)} train on nothing, "
         f"{len(endless)} on an answer without an end."
@@ -182,8 +182,8 @@ def leak(train, validation, copies, rival, honest, leaky, recognised):
     )
     expect(
         abs(number("recognised", recognised) - share) < 1e-6,
-        "recognised: of each copy, the largest similarity to any "
-        "question of train; then the share of those that reach 0.7.",
+        "recognised: take each copy's largest similarity to any question of train, then the share "
+        "of copies that reach 0.7.",
     )
     print(
         f"Right: {truth['copies']:.0%} on copies, {truth['validation']:.0%} on rows it has never "
@@ -203,8 +203,8 @@ def _recognised(train, copies):
     share = float((splits.Similarity(known).largest(texts, known)[0] >= 0.7).mean())
     expect(
         share >= 0.8,
-        f"reword changes too much: only {share:.0%} of the copies are still recognised, 80 % are "
-        "wanted.",
+        f"reword changes too much: only {share:.0%} of the copies are still recognised, and it "
+        "should be 80 % or more.",
     )
     return share
 
@@ -221,7 +221,8 @@ def padding(lengths, padding, guess, as_they_come, by_length):
     _share("guess", guess)
     found = number("padding([1, 3], 2)", found)
     expect(
-        not _near(found, 1 / 2, 1e-6), "of all tokens that are computed, padding counts among them."
+        not _near(found, 1 / 2, 1e-6),
+        "divide by all tokens that are computed; padding counts among them.",
     )
     expect(not _near(found, 2 / 3, 1e-6), "that is the share of real tokens.")
     expect(
@@ -237,11 +238,11 @@ def padding(lengths, padding, guess, as_they_come, by_length):
     expect(said != truth[::-1] or truth[0] == truth[1], "the two orders are mixed up.")
     expect(
         _near(said[0], truth[0], 1e-6),
-        "as_they_come: padding() of the lengths as they are, 8 rows at a time.",
+        "as_they_come should be padding() of the lengths as they are, 8 rows at a time.",
     )
     expect(
         _near(said[1], truth[1], 1e-6),
-        "by_length: padding() of the sorted lengths, 8 rows at a time.",
+        "by_length should be padding() of the sorted lengths, 8 rows at a time.",
     )
     print(
         f"Right: {truth[0]:.0%} padding in the order of the file, {truth[1]:.1%} by length. Your "
@@ -334,9 +335,9 @@ def rank(config, setting, ranks, gigabytes, doubling, highest_nf4, highest_int8,
         expect(not full, f"{name}: this leaves less than a tenth of the memory free.")
         expect(
             said <= right,
-            f"{name}: this rank does not fit. Bytes and gigabytes: 1 GB is 10^9 bytes here.",
+            f"{name}: this rank does not fit. Mind the units: 1 GB is 10^9 bytes here.",
         )
-        expect(said == right, f"{name}: a higher rank fits as well.")
+        expect(said == right, f"{name}: a higher rank would fit as well.")
     print(f"Right. Twice the rank takes {more:.0%} more memory here, not twice as much.")
 
 
@@ -349,7 +350,7 @@ def block_size(flat, blocks, prediction, errors, bits):
         expect(not _near(said[size], 100 * truth, 0.02), "errors should be shares, not percent.")
         expect(
             _near(said[size], truth, 0.02),
-            f"errors[{size}]: quantize `flat` with this block size, write it out again, compare.",
+            f"errors[{size}]: quantize `flat` in blocks of this size, write it out, and compare.",
         )
     expect(all(cost[size] != 4 for size in blocks), "bits: the scales take room, too.")
     expect(
@@ -358,7 +359,7 @@ def block_size(flat, blocks, prediction, errors, bits):
     )
     expect(
         all(_near(cost[size], 4 + 32 / size, 1e-6) for size in blocks),
-        "bits: 4 for the weight, and its share of the scale.",
+        "bits: a weight takes 4, and its share of the scale.",
     )
     growth = said[blocks[-1]] / said[blocks[0]]
     right = "stays" if growth < 1.1 else "rises" if growth < 2 else "doubles"
@@ -389,7 +390,7 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
 
     expect(
         number("sharing_nf4", sharing_nf4) == 64,
-        "sharing_nf4: how many weights have one scale in NF4? (02 says it.)",
+        "sharing_nf4: how many weights share one scale in NF4? (02 tells you.)",
     )
     expect(
         number("sharing_int8", sharing_int8) != weight.shape[0],
@@ -406,11 +407,11 @@ def outlier(weight, place, sharing_nf4, sharing_int8, changed_nf4, changed_int8)
         expect(said != truth + 1, f"{name}: the outlier itself does not count.")
         expect(
             said != int((way(spoiled) != spoiled).sum()),
-            f"{name}: compare what is read back before and after, not with the exact weights.",
+            f"{name}: compare what is read back before and after; leave out the exact weights.",
         )
         expect(
             said == truth,
-            f"{name}: quantize and write out `weight` and `spoiled` with it, and count where the "
+            f"{name}: quantize `weight` and `spoiled`, write both out again, and count where the "
             "two differ.",
         )
     print(
@@ -434,34 +435,37 @@ def updates(rows, plan, rows_per_update, updates_per_epoch, repeated, warmup):
     said = number("rows_per_update", rows_per_update)
     expect(
         said != plan["batch_size"],
-        "rows_per_update: more happens before the optimizer takes a step.",
+        "rows_per_update: more rows go by before the optimizer takes a step.",
     )
     expect(said != together / plan["processes"], "rows_per_update: every process brings its share.")
     expect(
         said != together / plan["gradient_accumulation_steps"],
-        "rows_per_update: gradients of several passes are added up first.",
+        "rows_per_update: the gradients of several passes are added up first.",
     )
-    expect(said == together, "rows_per_update: which three numbers of the plan multiply?")
+    expect(said == together, "rows_per_update: which three numbers of the plan do you multiply?")
     each, said = math.ceil(rows / together), number("updates_per_epoch", updates_per_epoch)
-    expect(said == int(said), "updates_per_epoch: there are no parts of an update.")
+    expect(
+        said == int(said),
+        "updates_per_epoch: an update is not split; this should be a whole number.",
+    )
     expect(
         said != rows // together or said == each,
         "updates_per_epoch: the rows left over are not dropped.",
     )
-    expect(said != each * plan["epochs"], "updates_per_epoch: of one epoch.")
-    expect(said == each, "updates_per_epoch: rows of train by rows per update.")
+    expect(said != each * plan["epochs"], "updates_per_epoch: count the updates of one epoch.")
+    expect(said == each, "updates_per_epoch: divide the rows of train by the rows per update.")
     left, said = each * together - rows, number("repeated", repeated)
     expect(
         said != together - left or left == together - left,
-        "repeated: those are the rows that are left over; how many are lacking?",
+        "repeated: those are the rows that are left over; how many are missing?",
     )
-    expect(said == left, "repeated: how many rows are lacking in the last update?")
+    expect(said == left, "repeated: how many rows are missing from the last update?")
     first, said = math.ceil(plan["warmup_ratio"] * plan["epochs"] * each), number("warmup", warmup)
     expect(
         said != math.ceil(plan["warmup_ratio"] * each),
-        "warmup: a share of the whole run, not of an epoch.",
+        "warmup: it is a share of the whole run, not of one epoch.",
     )
-    expect(said == int(said) == first, "warmup: a share of all updates, rounded up.")
+    expect(said == int(said) == first, "warmup: it is a share of all updates, rounded up.")
     print(
         f"Right: {plan['epochs'] * each} updates of {together} rows, the first {first} of them "
         "warm-up."
@@ -476,7 +480,7 @@ def rate(history, steps, warmup, peak, rate):
     found = {step: number(f"rate({step})", rate(step)) for step in range(steps + 1)}
     expect(
         not all(_near(found[step], value, 1e-6) for step, value in logged.items()),
-        "off by one: the log's step 1 is update number 0.",
+        "this is off by one: the log's step 1 is update number 0.",
     )
     expect(abs(found[0]) < 1e-12, "in the warm-up the rate rises from 0: what is rate(0)?")
     expect(
@@ -491,8 +495,8 @@ def rate(history, steps, warmup, peak, rate):
     expect(abs(found[steps]) < 1e-3 * peak, "the cosine ends at 0, after the last update.")
     expect(
         all(_near(found[step - 1], value, 1e-4) for step, value in logged.items()),
-        "the fall: half a cosine wave, whose share 0 is the end of the warm-up and share 1 the end "
-        "of the run.",
+        "the rate falls along half a cosine wave, which begins at the end of the warm-up and ends "
+        "with the run.",
     )
     print(f"Right at all {len(logged)} logged steps.")
 
@@ -508,28 +512,31 @@ def curve(history, epochs, best_step, last_epoch, gap):
     best, said = min(watched, key=watched.get), number("best_step", best_step)
     expect(
         said in watched,
-        "best_step: a step at which the validation loss was measured, not a position in a list or "
-        "a training step.",
+        "best_step should be a step at which the validation loss was measured, not a position in "
+        "a list or just any training step.",
     )
-    expect(said == best or said != max(watched), "best_step: the last is not the lowest.")
+    expect(
+        said == best or said != max(watched),
+        "best_step: the last validation loss is not the lowest.",
+    )
     expect(said == best, "best_step: there is a lower one.")
     truth = float(np.mean([loss for epoch, _, loss in losses if epoch > epochs - 1]))
     said = number("last_epoch", last_epoch)
     expect(
         not _near(said, float(np.mean([loss for _, _, loss in losses])), 1e-3),
-        "last_epoch: of the last epoch alone.",
+        "last_epoch: take the mean of the last epoch alone.",
     )
     expect(
         not _near(said, losses[-1][2], 1e-3),
-        "last_epoch: that is a single step; they jump about. Take the mean.",
+        "last_epoch: that is a single step, and single steps jump about. Take the mean.",
     )
     expect(
         _near(said, truth, 0.03),
-        f"last_epoch: mean `loss` of the rows whose `epoch` is above {epochs - 1:g}.",
+        f"last_epoch: take the mean `loss` of the rows whose `epoch` is above {epochs - 1:g}.",
     )
     truth, said = list(watched.values())[-1] - truth, number("gap", gap)
-    expect(not _near(said, -truth, 0.03), "gap: the other way round.")
-    expect(_near(said, truth, 0.05), "gap: the last `eval_loss` less last_epoch.")
+    expect(not _near(said, -truth, 0.03), "gap: subtract the other way round.")
+    expect(_near(said, truth, 0.05), "gap should be the last `eval_loss` less last_epoch.")
     print(
         f"Right: lowest at step {best} of {max(watched)}; at the end {truth:+.3f} between "
         "validation and training."
@@ -544,10 +551,10 @@ def beaten(default, result):
         "result should be what try_out returns.",
     )
     same = all(result[name] == default[name] for name in ("learning_rate", "batch_size", "lora_r"))
-    expect(not same, "these are the settings of the default: change one.")
+    expect(not same, "these are the default settings: change one.")
     expect(
         result["rows"] <= default["rows"],
-        "that is a longer run, not a better one: the same rows, please.",
+        "that is a longer run, not a better one: please keep to the same rows.",
     )
     expect(
         math.isfinite(result["loss"]),
@@ -560,7 +567,7 @@ def beaten(default, result):
     )
     expect(
         result["loss"] < 0.9 * default["loss"],
-        "lower, but by less than a tenth: on so few rows that may be luck.",
+        "this is lower, but by less than a tenth: on so few rows that may be luck.",
     )
     print("Right: clearly lower, on the same rows.")
 
@@ -611,11 +618,11 @@ def merge(layer, scale, mine):
     )
     expect(
         said != config.r / config.lora_alpha or said == config.lora_alpha / config.r,
-        "scale: the other way round.",
+        "scale: divide the other way round.",
     )
     expect(
         _near(said, config.lora_alpha / config.r, 1e-6),
-        "scale: two numbers of adapter_config.json, divided.",
+        "scale: divide two numbers of adapter_config.json.",
     )
     expect(hasattr(mine, "shape"), "mine should be a tensor.")
     expect(
@@ -631,14 +638,14 @@ def merge(layer, scale, mine):
     if not is_mine(merged):
         base = is_mine(start) or is_mine(other)
         expect(not base, "mine is the base: the update is missing.")
-        expect(not is_mine(start - update), "the update is taken off, not added.")
+        expect(not is_mine(start - update), "the update is subtracted, not added.")
         expect(
             not is_mine(other + update),
-            "the update is right. Which weights was it added to? merge_check.json says it.",
+            "the update is right. Which weights should it be added to? merge_check.json tells you.",
         )
         expect(not is_mine(start + update / said), "the update is not scaled.")
         raise checking.NotYet(
-            "the result is not what 04 saved: start + scale · B A, with `@` for the product."
+            "the result is not what 04 saved: it should be start + scale · B A; `@` multiplies."
         )
     print(f"Right: your matrix is the one in model.safetensors, merged into the {into} weights.")
 
@@ -652,11 +659,11 @@ def divergence(kl, symmetric):
     truth, turned = float((p.exp() * (p - q)).sum()), float((q.exp() * (q - p)).sum())
     said = number("kl(…)", found)
     for wrong, hint in (
-        (turned, "the other way round: weigh with the probabilities of `before`."),
-        (truth / math.log(2), "that is in bits; nats have the natural logarithm."),
-        (-truth, "the sign: it is never negative."),
-        (truth / len(p), "a sum over the tokens, not a mean."),
-        (float((p - q).sum()), "each token's difference counts as much as the token is probable."),
+        (turned, "this is the other way round: weigh with the probabilities of `before`."),
+        (truth / math.log(2), "that is in bits; nats come from the natural logarithm."),
+        (-truth, "check the sign: the divergence is never negative."),
+        (truth / len(p), "take the sum over the tokens, not a mean."),
+        (float((p - q).sum()), "weigh each token's difference by the token's probability."),
         (
             float((first.softmax(0) * (first - second)).sum()),
             "logits are not yet log-probabilities.",
@@ -665,11 +672,11 @@ def divergence(kl, symmetric):
         expect(not _near(said, wrong, 1e-4), hint)
     expect(
         _near(said, truth, 1e-4),
-        "sum over all tokens of p · (log p - log q), where log p is the log_softmax of `before`.",
+        "add up p · (log p - log q) over all tokens; log p is the log_softmax of `before`.",
     )
     expect(
         abs(number("kl(…)", kl(first + 3, first))) < 1e-5,
-        "the same number added to all logits changes no probability.",
+        "adding the same number to all logits should not change the divergence.",
     )
     expect(
         not _yes_or_no("symmetric", symmetric),
@@ -698,8 +705,8 @@ def scaling(model, rescale, read, factors, prediction, logits, divergences, chan
     truth, spread = read(fresh), (logits[1] - logits[middle]).norm()
     expect(
         float((logits[middle] - truth).norm()) < 0.1 * float(spread) + 1e-3,
-        f"logits[{middle}] are not those of a model whose update counts so often. `rescale` adds "
-        "to what is there: from which factor does each step start?",
+        f"logits[{middle}] are not those of a model with {middle} times the update. `rescale` "
+        "adds to what is there: from which factor does each step start?",
     )
     right = _divergences(logits, factors, divergences)
     _changes(logits, factors, changed)
@@ -719,7 +726,7 @@ def _divergences(logits, factors, divergences):
         right[factor] = float((before.exp() * (before - after)).sum(-1).mean())
         expect(
             _near(said[factor], right[factor], 1e-2) or abs(said[factor] - right[factor]) < 1e-5,
-            "divergences: for each factor the mean over the rows of kl(logits[1][row], "
+            "divergences: for each factor, take the mean over the rows of kl(logits[1][row], "
             "logits[factor][row]).",
         )
     return right
@@ -740,8 +747,8 @@ def _changes(logits, factors, changed):
     )
     expect(
         good,
-        "changed: for each factor the share of rows whose likeliest token is another than at "
-        "factor 1.",
+        "changed: for each factor, take the share of rows whose likeliest token differs from the "
+        "one at factor 1.",
     )
 
 
@@ -759,18 +766,20 @@ def quantized_again(layer, prediction, left_full, left_dequantized):
 
     full, rounded = left(weights["full precision"]), left(weights["dequantized"])
     said = number("left_full", left_full), number("left_dequantized", left_dequantized)
-    expect(abs(said[0] - full) < 0.02 or abs(said[0] - rounded) > 0.02, "the two are mixed up.")
+    expect(
+        abs(said[0] - full) < 0.02 or abs(said[0] - rounded) > 0.02, "the two numbers are mixed up."
+    )
     expect(
         abs(said[0] - 1) > 1e-3 or abs(full - 1) < 2e-3,
         "left_full: the merged weight has to be quantized again as well.",
     )
     expect(
         abs(said[0] - full) < 0.02,
-        "left_full: again(start + update) - again(start), along the update.",
+        "left_full: measure again(start + update) - again(start) along the update.",
     )
     expect(
         abs(said[1] - rounded) < 0.02,
-        "left_dequantized: the same, from the weights that were quantized before.",
+        "left_dequantized: do the same, but start from the weights that were quantized before.",
     )
     worse = "full" if full < rounded else "dequantized"
     expect(prediction in ("full", "dequantized"), 'prediction should be "full" or "dequantized".')
@@ -802,19 +811,17 @@ def interval(correct, my_interval):
         expect(wide > 0.02 * size, "every resample has the same mean: draw with replacement.")
         expect(
             abs(wide - size * 1.645 / 1.96) > 0.03 * size,
-            "this holds 90 %, not 95 %: how much is cut off at each end?",
+            "this holds 90 %, not 95 %: how much do you cut off at each end?",
         )
         expect(
             wide < 3 * size,
-            "far too wide: these are the ends of single rows or of too small resamples, not of "
-            "means.",
+            "far too wide: these ends come from single rows or from resamples that are too small, "
+            "not from means of as many rows as there are.",
         )
-        expect(
-            wide > 0.5 * size, "far too narrow: a resample has as many rows as there are, no more."
-        )
+        expect(wide > 0.5 * size, "far too narrow: a resample has only as many rows as there are.")
         expect(
             max(abs(low - truth[0]), abs(high - truth[1])) < 0.13 * size,
-            "nearly: percentiles 2.5 and 97.5 of a thousand means or more.",
+            "nearly: take percentiles 2.5 and 97.5 of a thousand means or more.",
         )
     print("Right: the same interval as in 05, up to the luck of the draw.")
 
@@ -831,12 +838,12 @@ def mcnemar(first, second, table, p_value):
     expect(not swapped, "only_first and only_second are mixed up.")
     expect(
         said["only_first"] != first.sum() or truth["only_first"] == first.sum(),
-        "only_first: where it is right and the other wrong.",
+        "only_first: count the rows where the first is right and the other wrong.",
     )
     for name in names:
         expect(
             said[name] == truth[name],
-            f"table: {name} is not right. Together the four are all {len(first)} rows.",
+            f"table: {name} is not right. Together, the four should make up all {len(first)} rows.",
         )
     won, lost = truth["only_first"], truth["only_second"]
     right = scoring.compare(first, second, 100, 0)["p_value"]
@@ -844,7 +851,7 @@ def mcnemar(first, second, table, p_value):
     ways = sum(math.comb(len(first), k) for k in range(min(won, lost) + 1))
     expect(
         not _near(said, right / 2, 1e-6) or right == 1,
-        "that is one side: the other system could have won as well.",
+        "that is only one side: the other system could have won as well.",
     )
     expect(
         not _near(said, min(1.0, 2 * ways / 2 ** len(first)), 1e-6),
@@ -852,8 +859,8 @@ def mcnemar(first, second, table, p_value):
     )
     expect(
         _near(said, right, 1e-6),
-        "a fair coin is tossed where exactly one is right: how likely is so few for the loser, or "
-        "fewer?",
+        "a fair coin is tossed where exactly one is right: how likely is it that the loser wins "
+        "this few tosses, or fewer?",
     )
     rarely = ", which a coin rarely does" if right < 0.05 else ""
     print(f"Right: {won} rows for the first, {lost} for the second{rarely}.")
@@ -875,7 +882,7 @@ def shown(comparisons, verdicts):
         truth = "better" if low > 0 else "worse" if high < 0 else "not shown"
         expect(
             said == truth or truth != "not shown",
-            f"{name}: which differences does the interval hold? Is 0 among them?",
+            f"{name}: which differences does the interval contain? Is 0 among them?",
         )
         expect(said == truth or said != "not shown", f"{name}: 0 lies outside the interval.")
         expect(said == truth, f"{name}: on which side of 0 does the interval lie?")
@@ -894,7 +901,7 @@ def test_rows(accuracy, here, worst):
         )
         expect(
             not _near(said, math.sqrt(truth), 0.03),
-            f"{name}: the error falls with the root of the rows.",
+            f"{name}: the error falls with the square root of the number of rows.",
         )
         expect(not _near(said, truth / 1e4, 0.03), f"{name}: 3 points are 0.03.")
         expect(
@@ -927,11 +934,11 @@ def best_of_ten(best_of, guess, best):
     )
     expect(
         said[10] < truth[10] + 0.02,
-        "too high: the best of ten in every repetition, then the mean; not the best of all.",
+        "too high: take the best of ten in every repetition, then the mean, not the best of all.",
     )
     expect(
         abs(said[10] - truth[10]) < 0.01,
-        "draw ten scores, keep the highest; repeat, and average what was kept.",
+        "draw ten scores and keep the highest; repeat, and average what you kept.",
     )
     expect(abs(number("best", best) - truth[10]) < 0.01, "best should be best_of(10, 100, 0.8).")
     print(

@@ -43,7 +43,7 @@ def targets(names, adapted):
     whole = names == "all-linear"
     expect(
         whole or not isinstance(names, str),
-        "A single text is taken for a pattern: give a list of names.",
+        "PEFT takes a single text for a pattern: give a list of names.",
     )
     expect(len(names) > 0, "The list is empty.")
     layers, _ = adapted(names)
@@ -56,12 +56,12 @@ def targets(names, adapted):
     others = sorted(set(layers) - LINEAR)
     expect(
         not others,
-        f"{', '.join(others)}: outside the blocks, and as large as the vocabulary; leave it "
-        "frozen.",
+        f"Leave {', '.join(others)} frozen: what lies outside the blocks is as large as the "
+        "vocabulary.",
     )
     expect(
         set(layers) == LINEAR,
-        f"{len(layers)} kinds of layers get an adapter now, and a block has more linear layers "
+        f"{len(layers)} kinds of layers get an adapter now, but a block has more linear layers "
         "than that. Did you count attention and the feed-forward part?",
     )
     return layers
@@ -85,11 +85,11 @@ def _begins_once(encode, tokenizer, kind, messages):
     """The same for one chat and one tokenizer; kind: what the hints call it (str)."""
     ids = encode(tokenizer, messages)
     filled(ids, "What encode returns")
-    expect(not isinstance(ids, str), "encode returns text; a model reads token ids.")
+    expect(not isinstance(ids, str), "encode returns text, but a model reads token ids.")
     expect(
         isinstance(ids, list) and all(isinstance(token, int) for token in ids),
-        f"encode should return a list of token ids, this is a {type(ids).__name__}. "
-        "(`return_dict`?)",
+        f"encode should return a list of token ids, not a {type(ids).__name__}. "
+        "(Did you set `return_dict`?)",
     )
     wanted = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     begin = tokenizer.bos_token_id
@@ -102,7 +102,7 @@ def _begins_once(encode, tokenizer, kind, messages):
     )
     expect(
         ids == wanted,
-        f"With {kind}, the ids differ from the template's, {len(ids)} against {len(wanted)}.",
+        f"With {kind}, the ids differ from the template's ({len(ids)} against {len(wanted)}).",
     )
 
 
@@ -113,23 +113,27 @@ def answer_mark(mark, labels_after, tokenizer, chats):
     the answer. Returns the number of chats.
     """
     filled(mark, "mark")
-    expect(isinstance(mark, str) and mark, "mark is a text: what stands before every answer.")
+    expect(
+        isinstance(mark, str) and mark, "mark should be the text that stands before every answer."
+    )
     for chat in chats:
         ids = tokenizer.apply_chat_template(chat, return_dict=False)
         labels = labels_after(mark, ids)
         trained = tokenizer.decode([token for token in labels if token != -100])
         answer = chat[-1]["content"]
-        expect(trained, f"This mark does not occur either; a chat reads: {tokenizer.decode(ids)!r}")
+        expect(
+            trained, f"This mark does not occur, or nothing follows it: {tokenizer.decode(ids)!r}"
+        )
         expect(
             chat[-2]["content"] not in trained,
-            "Now the question is trained on, too: the mark stands too early in the chat.",
+            "Now the question is trained on, too: the mark comes too early in the chat.",
         )
         expect(
             answer in trained, f"The answer is cut: of {answer!r}, only {trained!r} is trained on."
         )
         expect(
             trained.startswith(answer),
-            f"Trained on is {trained!r}. Does a model that is asked have to write all of that?",
+            f"Now the model learns {trained!r}. When you ask it, does it have to write all that?",
         )
     return len(chats)
 
@@ -145,21 +149,21 @@ def kept_apart(training, test, known, threshold=0.7):
     expect(hasattr(training, "columns"), "training should be a DataFrame, a part of `known`.")
     expect(set(training.index) <= set(known.index), "Some of these rows do not come from `known`.")
     both = set(training.index) & set(test.index)
-    expect(not both, f"{len(both)} test rows are in it.")
+    expect(not both, f"training still holds {len(both)} test rows.")
     similarity = splits.Similarity(known["question"].tolist())
     questions = test["question"].tolist()
     largest, _ = similarity.largest(questions, training["question"].tolist())
     close = int((largest >= threshold).sum())
     expect(
         close == 0,
-        f"No row is the same by its number now, but {close} test questions have a near copy in "
+        f"The test rows themselves are gone now, but {close} test questions have a near copy in "
         "training. Look at the most similar pair; 01 has a tool for that.",
     )
     rest = known.drop(test.index)["question"].tolist()
     allowed = int((similarity.largest(rest, questions)[0] < threshold).sum())
     expect(
         len(training) >= 0.9 * allowed,
-        f"{allowed} rows may stay, you keep {len(training)}: more is lost than need be.",
+        f"{allowed} rows may stay, but you keep only {len(training)}: that loses too many.",
     )
     return float(largest.max())
 
@@ -172,7 +176,7 @@ def asks_for_answer(to_text, tokenizer):
         filled(text, "What to_text returns")
         expect(
             isinstance(text, str),
-            f"to_text should return a text, this is a {type(text).__name__}. (`tokenize`?)",
+            f"to_text should return a text, not a {type(text).__name__}. (Did you set `tokenize`?)",
         )
         trained = tokenizer.apply_chat_template(
             [*messages, {"role": "assistant", "content": "Yes"}], tokenize=False
@@ -180,7 +184,7 @@ def asks_for_answer(to_text, tokenizer):
         before = trained[: trained.rindex("Yes")]
         expect(
             text != tokenizer.apply_chat_template(messages, tokenize=False),
-            "It is still open whose turn it is.",
+            "This text leaves it open whose turn it is.",
         )
         expect(
             not before.startswith(text) or text == before,
@@ -228,22 +232,23 @@ def rate(learning_rate, finetune):
     filled(learning_rate, "learning_rate")
     expect(
         isinstance(learning_rate, float) and learning_rate > 0,
-        "learning_rate is a number above 0, such as 2e-2.",
+        "learning_rate should be a number above 0, such as 2e-2.",
     )
     losses, _ = finetune(learning_rate)
     expect(
-        all(map(math.isfinite, losses)), "The loss is no number any more: the rate is far too high."
+        all(map(math.isfinite, losses)),
+        "The loss is not a number any more: the rate is far too high.",
     )
     rise = max(after - min(losses[: i + 1]) for i, after in enumerate(losses))
     expect(
         rise <= 0.15 * losses[0],
-        f"The loss goes up again, by {rise:.1f} from its lowest; it began at {losses[0]:.1f}.",
+        f"The loss goes up again, by {rise:.1f} from its lowest; it had begun at {losses[0]:.1f}.",
     )
     last = sum(losses[-3:]) / 3
     expect(
         last < 0.25 * losses[0],
-        f"It falls evenly, but after {len(losses)} updates the loss is still {last:.1f} of "
-        f"{losses[0]:.1f}: this rate goes far too slowly for so few updates.",
+        f"The loss falls evenly, but after {len(losses)} updates {last:.1f} of {losses[0]:.1f} are "
+        "still left: at this rate, the model learns far too slowly for so few updates.",
     )
     return losses
 
@@ -255,7 +260,9 @@ def padding(pad_token, tokenizer):
     padding.
     """
     filled(pad_token, "pad_token")
-    expect(isinstance(pad_token, str) and pad_token, "pad_token is a text, the name of a token.")
+    expect(
+        isinstance(pad_token, str) and pad_token, "pad_token should be a text, the name of a token."
+    )
     trial = type(tokenizer).from_pretrained(tokenizer.name_or_path)
     trial.add_special_tokens({"pad_token": pad_token})
     rows = [{"input_ids": trial.apply_chat_template(chat, return_dict=False)} for chat in CHATS]
@@ -270,11 +277,11 @@ def padding(pad_token, tokenizer):
         }
         expect(
             trial.eos_token not in masked,
-            f"{trial.eos_token} is still masked, and so never learned.",
+            f"{trial.eos_token} is still masked, so the model never learns it.",
         )
         expect(
             not masked,
-            f"The end is learned now, but {', '.join(sorted(masked))} stands in chats, too, and is "
+            f"The end is learned now, but {', '.join(sorted(masked))} also occurs in chats, and is "
             "masked there.",
         )
     return trial.pad_token_id
@@ -294,19 +301,20 @@ def scaling(scale, make_config, divergence):
         right, about = alpha / (r**0.5 if rooted else r), f"for r = {r} and lora_alpha = {alpha}"
         expect(
             isinstance(given, (int, float)),
-            f"scale should return a number, this is a {type(given).__name__}.",
+            f"scale should return a number, not a {type(given).__name__}.",
         )
         if rooted:
             expect(
                 math.isclose(given, right),
-                f"Right without rank stabilisation; {about} and use_rslora, it is another factor.",
+                f"This is right without rank stabilisation, but {about} and use_rslora it is not.",
             )
         expect(
             not math.isclose(given * right, 1) or math.isclose(given, right),
-            f"The other way up: {about} it is not {given:g}.",
+            f"Turn it the other way up: {about} it is not {given:g}.",
         )
         expect(
-            math.isclose(given, right), f"Not {given:g} {about}. What does PEFT multiply B A with?"
+            math.isclose(given, right),
+            f"The factor is not {given:g} {about}. What does PEFT multiply B A by?",
         )
     found = divergence(scale(make_config(r=8, lora_alpha=32)))
     expect(
@@ -324,14 +332,14 @@ def right_base(name, loss_switched_off, measured, trained_on):
     """
     filled(name, "base_name")
     filled(loss_switched_off, "loss_switched_off")
-    expect(name in measured, f"base_name is one of {', '.join(measured)}.")
+    expect(name in measured, f"base_name should be one of {', '.join(measured)}.")
     expect(
         isinstance(loss_switched_off, float),
-        "loss_switched_off is a number, as answer_loss returns it.",
+        "loss_switched_off should be a number, as answer_loss returns it.",
     )
     expect(
         name == trained_on,
-        "With this one, the adapter switched off, the loss is not that of the first update.",
+        "On this base, with the adapter switched off, the loss is not that of the first update.",
     )
     right = measured[name]
     expect(

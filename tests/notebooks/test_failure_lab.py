@@ -115,7 +115,7 @@ def test_masked_labels(tokenizers):
     assert check("<|im_start|>assistant\n") == 3
     for wrong, hint in (
         (..., "three dots"),
-        ("", "is a text"),
+        ("", "should be the text"),
         ("<|eot_id|>", "does not occur"),
         ("<|im_start|>user\n", "question is trained on"),
         ("<|im_start|>assistant", "have to write"),
@@ -205,7 +205,7 @@ def test_rate():
         ("1e-3", "number"),
         (1e-2, "up again, by 5.0"),
         (1e-5, "too slowly"),
-        (1.0, "no number any more"),
+        (1.0, "not a number any more"),
     ):
         with refused(hint):
             check(wrong)
@@ -223,7 +223,7 @@ def test_padding(tokenizers):
     assert tokenizer.pad_token == "<|im_end|>"  # the learner's is left as it was
     for wrong, hint in (
         (..., "three dots"),
-        (2, "is a text"),
+        (2, "should be a text"),
         ("<|im_end|>", "still masked"),
         ("<|im_start|>", "learned now, but <.im_start"),
     ):
@@ -243,8 +243,8 @@ def test_scaling():
         (..., "three dots"),
         (lambda config: ..., "three dots"),
         (lambda config: "2", "number"),
-        (lambda config: 1.0, "Not 1 for r = 16"),
-        (lambda config: 2.0, "Not 2 for r = 8"),
+        (lambda config: 1.0, "not 1 for r = 16"),
+        (lambda config: 2.0, "not 2 for r = 8"),
         (lambda config: config.r / config.lora_alpha, "other way up"),
         (lambda config: config.lora_alpha / config.r, "use_rslora"),
     ):
