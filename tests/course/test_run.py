@@ -264,9 +264,7 @@ def test_a_small_course_on_own_data_then_skips_and_reruns(llama3_tiny, tmp_path)
 
     push = json.loads((out / "04_merge_push" / "push.json").read_text())
     assert push["push_to"] == "practice" and push["commit"] and push["repo_id"] == "you/model-lora"
-    assert (
-        "loaded from the practice Hub" in (out / "notebooks" / "05_evaluate.ipynb").read_text()
-    )
+    assert "loaded from the practice Hub" in (out / "notebooks" / "05_evaluate.ipynb").read_text()
     assert str(tmp_path) not in (merged / "README.md").read_text()
 
     again = run(*small, cwd=tmp_path)
